@@ -5,13 +5,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "hookfleet/v1/tenant.proto",
     "hookfleet/v1/subscription.proto",
     "hookfleet/v1/publisher.proto",
     "hookfleet/v1/delivery.proto",
     "hookfleet/v1/fleet.proto",
     "hookfleet/fleet/v1/sync.proto",
+    "hookfleet/fleet/v1/stored.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,1 +1,26 @@
-//! placeholder
+//! What Hookfleet promises a receiver: subscription + event + time → the exact request; response →
+//! outcome → next attempt. Pure: no IO, no clock, no randomness.
+//!
+//! - [`time`], [`name`], [`id`], [`slot`], [`violation`]: the words everything else is said in.
+//! - [`event`], [`pattern`]: what may be published, and who wants it.
+//! - [`subscription`], [`target`], [`header`]: what may be subscribed.
+//! - [`format`], [`signature`], [`request`]: the request.
+//! - [`response`], [`retry`]: what the answer means, and when the next attempt is due.
+//! - [`seal`]: how secrets are kept.
+
+pub mod event;
+pub mod format;
+pub mod header;
+pub mod id;
+pub mod name;
+pub mod pattern;
+pub mod request;
+pub mod response;
+pub mod retry;
+pub mod seal;
+pub mod signature;
+pub mod slot;
+pub mod subscription;
+pub mod target;
+pub mod time;
+pub mod violation;

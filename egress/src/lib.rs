@@ -1,1 +1,15 @@
-//! placeholder
+//! The only way out: every callback leaves through here. Resolve, judge every answer, connect to the
+//! judged address, speak, read as little as possible.
+//!
+//! - [`address`]: which addresses may be called. Pure.
+//! - `resolve`, `connect`, `meter`, `pool`: names, connections, what they may read, and their reuse.
+//! - [`Egress`]: one POST.
+
+pub mod address;
+mod client;
+mod connect;
+mod meter;
+mod pool;
+mod resolve;
+
+pub use client::{Config, Egress, Error, Exchange, Failure, Request, Response};

@@ -1,1 +1,14 @@
-//! placeholder
+//! Every way in: one listener for gRPC and HTTP/JSON, its bounds, health and reflection, and the forms
+//! that errors, filters and pages have on the wire.
+//!
+//! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
+//! - [`transcode`]: the API as HTTP/JSON.
+//! - [`status`], [`filter`], [`page`]: what every service shares.
+
+pub mod filter;
+pub mod listener;
+pub mod page;
+pub mod readiness;
+pub mod services;
+pub mod status;
+pub mod transcode;

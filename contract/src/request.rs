@@ -1,0 +1,136 @@
+//! The headers of one attempt: what says which event this is, which attempt, and who signed it.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{
+    event::Event,
+    format::Body,
+    id::{DeliveryId, WebhookId},
+    signature,
+    subscription::Subscription,
+    time::Timestamp,
+};
+
+/// Who calls.
+const USER_AGENT: &str = concat!("hookfleet-webhooks/", env!("CARGO_PKG_VERSION"));
+
+/// One attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The event, to receivers.
+    pub webhook_id: WebhookId,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Counts from 1.
+    pub number: u32,
+    /// The same for every attempt.
+    pub trace: Trace,
+    /// Random for each attempt.
+    pub span_id: [u8; 8],
+    /// The time of this attempt, which the signature covers.
+    pub now: Timestamp,
+}
+
+/// The trace that attempts of an event belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    id: [u8; 16],
+    flags: u8,
+}
+
+/// The headers of an attempt, but for `host` and `content-length`, which belong to the connection.
+#[must_use]
+pub fn headers(subscription: &Subscription, body: &Body, attempt: &Attempt) -> HeaderMap {
+    let own = |name| HeaderName::from_static(name);
+    let mut headers =
+        HeaderMap::with_capacity(16 + body.headers.len() + subscription.headers.len());
+    headers.insert(header::CONTENT_TYPE, body.content_type.clone());
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    headers.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
+    headers.insert(own("webhook-id"), text(&attempt.webhook_id.to_string()));
+    headers.insert(own("webhook-timestamp"), attempt.now.unix_seconds().into());
+    let signature = signature::sign(
+        &subscription.keys,
+        attempt.webhook_id,
+        attempt.now,
+        &body.bytes,
+        attempt.now,
+    );
+    if let Some(signature) = signature {
+        headers.insert(own("webhook-signature"), text(&signature));
+    }
+    headers.extend(body.headers.iter().cloned());
+    headers.insert(
+        own("traceparent"),
+        text(&attempt.trace.parent(attempt.span_id)),
+    );
+    let name = subscription.name.to_string();
+    headers.insert(own("hookfleet-subscription"), text(&name));
+    headers.insert(
+        own("hookfleet-delivery-id"),
+        text(&attempt.delivery.to_string()),
+    );
+    headers.insert(own("hookfleet-attempt"), attempt.number.into());
+    for (name, value) in &subscription.headers {
+        // Names were checked when the subscription was made; what is there stays, in any case.
+        headers.entry(name).or_insert_with(|| value.clone());
+    }
+    headers
+}
+
+/// Texts that we make are visible ASCII.
+fn text(text: &str) -> HeaderValue {
+    match HeaderValue::from_str(text) {
+        Ok(value) => value,
+        Err(_) => unreachable!("ids, names and signatures are visible ASCII"),
+    }
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// The trace that the event's publisher began, or one of its own.
+    #[must_use]
+    pub fn of(event: &Event, webhook_id: WebhookId) -> Self {
+        let published = event.text("traceparent").and_then(Self::parse);
+        published.unwrap_or(Self {
+            id: webhook_id.0,
+            flags: 0,
+        })
+    }
+
+    /// Reads a `traceparent` of version 00, or of a later one as far as it is like it.
+    fn parse(text: &str) -> Option<Self> {
+        let is_lower_hex = |it: &str| {
+            it.bytes()
+                .all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it))
+        };
+        let mut parts = text.splitn(5, '-');
+        let (version, id) = (parts.next()?, parts.next()?);
+        let (parent, flags) = (parts.next()?, parts.next()?);
+        let lengths = [version, id, parent, flags].map(str::len) == [2, 32, 16, 2];
+        let has_rest = parts.next().is_some();
+        if !lengths || ![version, id, parent, flags].into_iter().all(is_lower_hex) {
+            return None;
+        }
+        if version == "ff" || (version == "00" && has_rest) {
+            return None;
+        }
+        let trace_id = u128::from_str_radix(id, 16).ok()?;
+        let parent_id = u64::from_str_radix(parent, 16).ok()?;
+        let flags = u8::from_str_radix(flags, 16).ok()? & 0b11;
+        (trace_id != 0 && parent_id != 0).then(|| Self {
+            id: trace_id.to_be_bytes(),
+            flags,
+        })
+    }
+
+    fn parent(self, span_id: [u8; 8]) -> String {
+        let id = u128::from_be_bytes(self.id).max(1);
+        let span = u64::from_be_bytes(span_id).max(1);
+        format!("00-{id:032x}-{span:016x}-{:02x}", self.flags)
+    }
+}

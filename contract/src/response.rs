@@ -1,0 +1,208 @@
+//! What a receiver's answer means: one pure function over status, headers and transport errors.
+//! When the next attempt is due is the retry policy's to say.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hookfleet_proto::v1::{DeadLetterReason, FailureKind, subscription::SuspendReason};
+
+use crate::{
+    retry::{Policy, Preset},
+    time::Timestamp,
+};
+
+/// No `Retry-After` counts for more: 24 hours.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+/// Answers that a person has to mend are not asked for again sooner.
+const SLOW: Duration = Duration::from_secs(300);
+/// Faults of ours are tried again this soon.
+const OURS: Duration = Duration::from_secs(1);
+
+/// The parts of an HTTP response that mean something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// `retry-after`, if it could be read.
+    pub retry_after: Option<Duration>,
+    /// `webhook-delivery`, if it said something known.
+    pub control: Option<Control>,
+}
+
+/// What a receiver says in `webhook-delivery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Stop trying this event.
+    AbortMessage,
+    /// Stop calling this endpoint.
+    Disable,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportError {
+    /// The name does not resolve, or the address or port may not be called. Tenants are not told which.
+    TargetUnreachable,
+    /// No connection.
+    Connect,
+    /// No TLS.
+    Tls,
+    /// Too slow.
+    Timeout,
+    /// The connection broke.
+    Reset,
+    /// Not HTTP.
+    Protocol,
+    /// Too much.
+    ResponseTooLarge,
+    /// Our fault.
+    Internal,
+}
+
+/// What an attempt meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The receiver took the event.
+    Delivered,
+    /// Try again.
+    Retry(Retry),
+    /// Give up.
+    Reject(DeadLetterReason),
+    /// Stop calling; what waits is kept.
+    Suspend(SuspendReason),
+}
+
+/// What bears on when to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Why it failed.
+    pub failure: FailureKind,
+    /// Not sooner than this.
+    pub minimum: Duration,
+    /// The receiver asked for this pause.
+    pub retry_after: Option<Duration>,
+    /// The attempt does not count against the schedule.
+    pub throttled: bool,
+    /// Nothing else may go to the endpoint before `retry_after` either.
+    pub pause_endpoint: bool,
+}
+
+/// What an attempt meant.
+#[must_use]
+pub fn classify(answer: &Result<Answer, TransportError>, policy: &Policy) -> Verdict {
+    match answer {
+        Ok(answer) if is_success(answer.status, policy.preset) => Verdict::Delivered,
+        Ok(answer) => failed(answer, policy),
+        Err(error) => {
+            let is_ours = *error == TransportError::Internal;
+            Verdict::Retry(Retry {
+                failure: (*error).into(),
+                minimum: if is_ours { OURS } else { Duration::ZERO },
+                retry_after: None,
+                throttled: is_ours,
+                pause_endpoint: false,
+            })
+        }
+    }
+}
+
+fn is_success(status: u16, preset: Preset) -> bool {
+    match preset {
+        Preset::EventGrid => (200..=204).contains(&status),
+        Preset::Standard | Preset::Knative | Preset::EventBridge => (200..=299).contains(&status),
+    }
+}
+
+fn failed(answer: &Answer, policy: &Policy) -> Verdict {
+    let Answer {
+        status,
+        retry_after,
+        control,
+    } = *answer;
+    if !(200..=299).contains(&status) {
+        match control {
+            Some(Control::AbortMessage) => return Verdict::Reject(DeadLetterReason::Aborted),
+            Some(Control::Disable) => {
+                return Verdict::Suspend(SuspendReason::RequestedByEndpoint);
+            }
+            None => {}
+        }
+    }
+    if status == 410 {
+        return Verdict::Suspend(SuspendReason::EndpointGone);
+    }
+    if is_final(status, policy) {
+        return Verdict::Reject(DeadLetterReason::NonRetryable);
+    }
+    if status == 413 && retry_after.is_none() {
+        return Verdict::Reject(DeadLetterReason::PayloadTooLarge);
+    }
+    let asked_to_wait = status == 503 && retry_after.is_some();
+    Verdict::Retry(Retry {
+        failure: FailureKind::Status,
+        minimum: minimum(status),
+        retry_after,
+        throttled: status == 429 || asked_to_wait,
+        pause_endpoint: status == 429 || asked_to_wait,
+    })
+}
+
+fn is_final(status: u16, policy: &Policy) -> bool {
+    let is_refusal = (300..=499).contains(&status);
+    policy.non_retryable.contains(&status)
+        || match policy.preset {
+            Preset::Standard => false,
+            Preset::Knative => is_refusal && ![404, 408, 409, 429].contains(&status),
+            Preset::EventBridge => is_refusal && ![401, 407, 409, 429].contains(&status),
+            Preset::EventGrid => [400, 401, 403, 413].contains(&status),
+        }
+}
+
+fn minimum(status: u16) -> Duration {
+    match status {
+        408 | 409 | 421 | 425 | 429 => Duration::ZERO,
+        400..=499 => SLOW,
+        _ => Duration::ZERO,
+    }
+}
+
+/// Reads `Retry-After`: whole seconds or an HTTP date in any of its three forms, at most 24 hours.
+/// What cannot be read is as if it were absent.
+#[must_use]
+pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim_matches([' ', '\t']);
+    let asked = if !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit()) {
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let at: SystemTime = httpdate::parse_http_date(text).ok()?;
+        let since_epoch = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        (Timestamp(0) + since_epoch).since(Timestamp(now.unix_seconds() * 1000))
+    };
+    Some(asked.min(MAX_RETRY_AFTER))
+}
+
+impl Control {
+    /// Reads `webhook-delivery`; unknown values mean nothing.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.trim_matches([' ', '\t']).to_ascii_lowercase().as_str() {
+            "abort-message" => Some(Self::AbortMessage),
+            "disable" => Some(Self::Disable),
+            _ => None,
+        }
+    }
+}
+
+impl From<TransportError> for FailureKind {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::TargetUnreachable => Self::TargetUnreachable,
+            TransportError::Connect => Self::Connect,
+            TransportError::Tls => Self::Tls,
+            TransportError::Timeout => Self::Timeout,
+            TransportError::Reset => Self::ConnectionReset,
+            TransportError::Protocol => Self::Protocol,
+            TransportError::ResponseTooLarge => Self::ResponseTooLarge,
+            TransportError::Internal => Self::Internal,
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A subscription: the fields that its owner sets, checked, and the form that an agent delivers by.
+
+mod validate;
+
+use std::{sync::Arc, time::Duration};
+
+use hookfleet_proto::{
+    fleet::{SecretKey, SubscriptionSpec},
+    v1::{self, BodyMode},
+};
+use http::{HeaderName, HeaderValue};
+
+use crate::{
+    name::SubscriptionName,
+    pattern::Pattern,
+    retry::{Policy, Preset, Schedule},
+    signature::Key,
+    target::{Rules, Target},
+    time::Timestamp,
+    violation::Violations,
+};
+
+pub use validate::{annotations, display_name, validate};
+
+/// How long an attempt may wait for the response's headers, if the subscription does not say.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many attempts may be in flight at once, if the subscription does not say.
+pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
+/// How many keys may sign at once.
+pub const MAX_KEYS: usize = 5;
+
+/// A subscription as an agent delivers by it.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// Its name.
+    pub name: SubscriptionName,
+    /// Never used again, even if the name is.
+    pub uid: [u8; 16],
+    /// Where callbacks go.
+    pub target: Arc<Target>,
+    /// What is wanted.
+    pub patterns: Vec<Pattern>,
+    /// How the body is made.
+    pub mode: BodyMode,
+    /// Further headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// When a failed delivery is tried again.
+    pub policy: Arc<Policy>,
+    /// How long an attempt may wait for the response's headers.
+    pub timeout: Duration,
+    /// How many attempts may be in flight at once.
+    pub max_in_flight: u32,
+    /// What signs, newest first.
+    pub keys: Vec<Key>,
+    /// Deliveries wait.
+    pub suspended: bool,
+}
+
+impl Subscription {
+    /// Compiles what the control plane sends.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn try_new(spec: &SubscriptionSpec, rules: &Rules) -> Result<Self, Violations> {
+        let mut violations = Violations::default();
+        let subscription = spec.subscription.clone().unwrap_or_default();
+        validate(&subscription, rules)?;
+        let mut field =
+            |field: &str, error: &dyn std::fmt::Display| violations.push(field, error.to_string());
+        let name = subscription
+            .name
+            .parse()
+            .map_err(|error| field("name", &error));
+        let uid = parse_uid(&subscription.uid).ok_or_else(|| field("uid", &"must be a UUID"));
+        let target = Target::parse(&subscription.callback_url, rules);
+        let target = target.map_err(|error| field("callback_url", &error));
+        let patterns: Result<Vec<Pattern>, _> = subscription
+            .event_types
+            .iter()
+            .map(|it| it.parse())
+            .collect();
+        let patterns = patterns.map_err(|error| field("event_types", &error));
+        let headers = subscription
+            .headers
+            .iter()
+            .map(compile_header)
+            .collect::<Option<Vec<_>>>();
+        let headers = headers.ok_or_else(|| field("headers", &"must be headers"));
+        let keys: Result<Vec<Key>, _> = spec.secret_keys.iter().map(compile_key).collect();
+        let keys = keys.map_err(|error| field("secret_keys", &error));
+        let (Ok(name), Ok(uid), Ok(target), Ok(patterns), Ok(headers), Ok(keys)) =
+            (name, uid, target, patterns, headers, keys)
+        else {
+            return Err(violations);
+        };
+        Ok(Self {
+            name,
+            uid,
+            target: Arc::new(target),
+            patterns,
+            mode: subscription.body_mode(),
+            headers,
+            policy: Arc::new(policy(subscription.retry_policy.as_ref())),
+            timeout: subscription.timeout.map_or(DEFAULT_TIMEOUT, duration),
+            max_in_flight: match u32::try_from(subscription.max_in_flight) {
+                Ok(0) | Err(_) => DEFAULT_MAX_IN_FLIGHT,
+                Ok(max) => max,
+            },
+            keys,
+            suspended: subscription.state() == v1::subscription::State::Suspended,
+        })
+    }
+}
+
+/// A UUID in its text form, as 16 bytes.
+fn parse_uid(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.split('-').collect();
+    let value = u128::from_str_radix(&digits, 16).ok()?;
+    (digits.len() == 32 && text.len() == 36).then(|| value.to_be_bytes())
+}
+
+fn compile_header(header: &v1::Header) -> Option<(HeaderName, HeaderValue)> {
+    let mut value: HeaderValue = header.value.parse().ok()?;
+    value.set_sensitive(header.secret || crate::header::is_secret(&header.name));
+    Some((header.name.parse().ok()?, value))
+}
+
+fn compile_key(key: &SecretKey) -> Result<Key, crate::signature::Error> {
+    Ok(Key {
+        id: key.key_id.clone(),
+        secret: key.secret.parse()?,
+        create_time: key.create_time.map(Timestamp::from).unwrap_or_default(),
+        expire_time: key.expire_time.map(Timestamp::from),
+    })
+}
+
+/// The policy of a valid subscription.
+fn policy(policy: Option<&v1::RetryPolicy>) -> Policy {
+    let Some(policy) = policy else {
+        return Policy::default();
+    };
+    let default = Policy::default();
+    let schedule = match &policy.schedule {
+        None => default.schedule,
+        Some(v1::retry_policy::Schedule::Delays(it)) => {
+            Schedule::Delays(it.delays.iter().copied().map(duration).collect())
+        }
+        Some(v1::retry_policy::Schedule::Exponential(it)) => Schedule::Exponential {
+            initial: it.initial_delay.map(duration).unwrap_or_default(),
+            multiplier: it.multiplier,
+            max: it.max_delay.map(duration).unwrap_or_default(),
+            max_attempts: u32::try_from(it.max_attempts).unwrap_or(1),
+        },
+    };
+    let status = |code: &i32| u16::try_from(*code).ok();
+    Policy {
+        schedule,
+        ttl: policy.ttl.map_or(default.ttl, duration),
+        preset: match policy.preset() {
+            v1::RetryPreset::Unspecified | v1::RetryPreset::Standard => Preset::Standard,
+            v1::RetryPreset::Knative => Preset::Knative,
+            v1::RetryPreset::Eventbridge => Preset::EventBridge,
+            v1::RetryPreset::EventGrid => Preset::EventGrid,
+        },
+        non_retryable: policy
+            .non_retryable_status_codes
+            .iter()
+            .filter_map(status)
+            .collect(),
+    }
+}
+
+/// A duration of a message; a negative one is none.
+fn duration(duration: prost_types::Duration) -> Duration {
+    duration.try_into().unwrap_or_default()
+}

@@ -1,0 +1,82 @@
+//! The one type of time: it survives a restart and is an argument everywhere. Reading the clock is
+//! not its business.
+
+use std::{ops::Add, time::Duration};
+
+/// A point in time, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Whole seconds since the epoch.
+    #[must_use]
+    pub const fn unix_seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// The time since `earlier`; zero if that is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// `2026-01-02T03:04:05.678Z`.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        prost_types::Timestamp::from(self).to_string()
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    /// Saturates at the end of time.
+    fn add(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+impl From<Timestamp> for prost_types::Timestamp {
+    fn from(timestamp: Timestamp) -> Self {
+        // Protobuf's timestamps end with the year 9999.
+        const LAST_SECOND: u64 = 253_402_300_799;
+        Self {
+            seconds: timestamp.unix_seconds().min(LAST_SECOND).cast_signed(),
+            nanos: i32::try_from(timestamp.0 % 1000 * 1_000_000).unwrap_or(0),
+        }
+    }
+}
+
+impl From<prost_types::Timestamp> for Timestamp {
+    /// Rounds down to milliseconds; what lies before the epoch becomes the epoch.
+    fn from(timestamp: prost_types::Timestamp) -> Self {
+        let seconds = u64::try_from(timestamp.seconds).unwrap_or(0);
+        let millis = u64::try_from(timestamp.nanos / 1_000_000).unwrap_or(0);
+        Self(seconds.saturating_mul(1000).saturating_add(millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protobuf_and_back_keeps_milliseconds() {
+        for millis in [0, 1, 999, 1000, 1_767_323_045_678] {
+            let timestamp = Timestamp(millis);
+            let there: prost_types::Timestamp = timestamp.into();
+            assert_eq!(Timestamp::from(there), timestamp);
+        }
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(
+            Timestamp(u64::MAX) + Duration::from_secs(1),
+            Timestamp(u64::MAX)
+        );
+        assert_eq!(Timestamp(1).since(Timestamp(2)), Duration::ZERO);
+        assert_eq!(Timestamp(u64::MAX).to_rfc3339(), "9999-12-31T23:59:59.615Z");
+    }
+}

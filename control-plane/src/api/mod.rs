@@ -1,0 +1,103 @@
+//! The services: wire to domain and back. They share one [`Api`] and hold nothing else.
+
+pub(crate) mod change;
+pub(crate) mod creation;
+pub(crate) mod delivery;
+pub(crate) mod fleet;
+pub(crate) mod list;
+pub(crate) mod status;
+pub(crate) mod subscription;
+pub(crate) mod sync;
+pub(crate) mod tenant;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hookfleet_contract::{
+    name::{AgentId, SubscriptionName},
+    slot::slot_of,
+    target::Rules,
+};
+use hookfleet_gateway::{page::Pages, status::ApiError};
+use hookfleet_proto::fleet::{SlotOwner, StoredAgent};
+use prost::Message as _;
+use tonic::Status;
+
+use self::creation::Leases;
+use crate::{
+    cache::Cache,
+    clock::Clock,
+    fleet::Fleet,
+    keys, placement,
+    store::{Revision, Store},
+    vault::Vault,
+};
+
+/// What the services work with.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Cache,
+    pub(crate) fleet: Arc<Mutex<Fleet>>,
+    pub(crate) vault: Vault,
+    pub(crate) pages: Pages,
+    pub(crate) clock: Clock,
+    pub(crate) rules: Rules,
+    pub(crate) slot_count: u16,
+    pub(crate) max_subscriptions: usize,
+    pub(crate) leases: Leases,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Looks at the fleet, or changes it. Others wait meanwhile.
+    pub(crate) fn fleet<T>(&self, with: impl FnOnce(&mut Fleet) -> T) -> T {
+        with(&mut self.fleet.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The agent that owns a slot, as far as this control plane knows.
+    pub(crate) fn owner(&self, slot: u16) -> Option<SlotOwner> {
+        self.cache.read(|contents| placement::owner(contents.slot_table(), slot).cloned())
+    }
+
+    /// Whether the owner of its slot has this version of a subscription in force: it has answered to it here, or to
+    /// another control plane that has noted it.
+    pub(crate) fn is_applied(&self, name: &SubscriptionName, mod_revision: Revision) -> bool {
+        let slot = slot_of(&name.tenant, self.slot_count).0;
+        let Some(owner) = self.owner(slot).and_then(|it| it.agent_id.parse::<AgentId>().ok()) else {
+            return false;
+        };
+        let here = self.fleet(|fleet| fleet.get(&owner).map(|agent| agent.applied));
+        let applied = here.or_else(|| self.noted(&owner).map(|agent| agent.applied_revision));
+        let name = name.to_string();
+        applied.is_some_and(|applied| {
+            self.fleet(|fleet| fleet.has_applied(&owner, applied, &name, mod_revision))
+        })
+    }
+
+    fn noted(&self, id: &AgentId) -> Option<StoredAgent> {
+        let key = keys::agent(id);
+        let value = self.cache.read(|contents| contents.get(&key).map(|item| item.value.clone()));
+        StoredAgent::decode(value?).ok()
+    }
+}
+
+/// A name in a request.
+fn parse<T: std::str::FromStr<Err = hookfleet_contract::name::Error>>(
+    field: &str,
+    text: &str,
+) -> Result<T, ApiError> {
+    text.parse().map_err(|error| ApiError::invalid_field(field, format!("{error}")))
+}
+
+/// A resource that a request must have.
+fn required<T>(field: &str, value: Option<T>) -> Result<T, ApiError> {
+    value.ok_or_else(|| ApiError::invalid_field(field, "is required"))
+}
+
+/// The result of a call, as tonic wants it.
+fn respond<T>(result: Result<T, ApiError>) -> Result<tonic::Response<T>, Status> {
+    result.map(tonic::Response::new).map_err(Status::from)
+}

@@ -1,0 +1,233 @@
+//! The composition root: finds or makes the cluster, wires the parts, runs them and stops them.
+
+use std::{sync::Arc, time::Duration};
+
+use hookfleet_contract::seal::Sealer;
+use hookfleet_gateway::{page::Pages, readiness::Readiness};
+use hookfleet_proto::{
+    fleet::{
+        StoredCluster, SuspendReport,
+        sync_service_server::{SyncService, SyncServiceServer},
+    },
+    v1::{
+        delivery_service_server::{DeliveryService, DeliveryServiceServer},
+        fleet_service_server::{FleetService, FleetServiceServer},
+        subscription_service_server::{SubscriptionService, SubscriptionServiceServer},
+        tenant_service_server::{TenantService, TenantServiceServer},
+    },
+};
+use prost::Message as _;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{
+        Api, creation::Leases, delivery::Deliveries, fleet::Agents, subscription::Subscriptions, sync::Sync,
+        tenant::Tenants,
+    },
+    cache::Cache,
+    config::{CONDITION, Config},
+    keys,
+    query::Owners,
+    random, reconciler,
+    store::{self, Generation, Outcome, Store, Txn},
+    sync::{
+        server::{Cluster, Server},
+        suspensions::{self, Suspensions},
+    },
+    vault::{Place, Vault},
+};
+
+/// The layout of the store that this version reads and writes.
+const SCHEMA: i32 = 1;
+const KEY_CHECK: &[u8] = b"hookfleet";
+/// What agents say is small, but for rejections of a whole chunk.
+const MAX_MESSAGE_BYTES: usize = 8 << 20;
+/// How long sessions may take to say goodbye.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Why a control plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store does not answer, or refuses.
+    #[error("cannot read the cluster from the store")]
+    Store(#[from] store::Error),
+    /// The store was sealed with another key.
+    #[error("the sealing key is not the one of cluster {cluster_id}")]
+    Key {
+        /// The cluster.
+        cluster_id: String,
+    },
+    /// The store has another layout, or is damaged.
+    #[error("the store has no cluster that this version can read (schema {schema}, {slot_count} slots)")]
+    Layout {
+        /// The schema that was found.
+        schema: i32,
+        /// The slot count that was found.
+        slot_count: i32,
+    },
+}
+
+/// A control plane that is wired and not yet running.
+#[derive(Debug)]
+pub struct ControlPlane {
+    api: Arc<Api>,
+    server: Arc<Server>,
+    generation: Generation,
+    reports: mpsc::Receiver<SuspendReport>,
+    readiness: Readiness,
+    draining: CancellationToken,
+}
+
+// === impl ControlPlane ===
+
+impl ControlPlane {
+    /// Finds the cluster in the store, or makes it, and wires the parts.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let vault = Vault::new(config.sealing_key);
+        let generation = config.store.generation().await?;
+        let cluster = find_or_make_cluster(&*config.store, &vault, config.slot_count).await?;
+        let slot_count = u16::try_from(cluster.slot_count).unwrap_or(0);
+        config.readiness.set(CONDITION, false);
+        tracing::info!(cluster = cluster.cluster_id, %generation, slot_count, "control plane wired");
+
+        let api = Arc::new(Api {
+            store: config.store,
+            cache: Cache::new(),
+            fleet: Arc::default(),
+            vault,
+            pages: Pages::new(Sealer::new(config.sealing_key)),
+            clock: config.clock,
+            rules: config.target_rules,
+            slot_count,
+            max_subscriptions: config.max_subscriptions_per_tenant,
+            leases: Leases::default(),
+        });
+        let (suspensions, reports) = Suspensions::new();
+        let draining = CancellationToken::new();
+        let cluster = Cluster {
+            id: cluster.cluster_id,
+            generation: generation.clone(),
+        };
+        let server = Server::new(Arc::clone(&api), cluster, config.heartbeat, suspensions, draining.clone());
+        Ok(Self {
+            api,
+            server: Arc::new(server),
+            generation,
+            reports,
+            readiness: config.readiness,
+            draining,
+        })
+    }
+
+    /// `TenantService`, for a listener.
+    #[must_use]
+    pub fn tenant_service(&self) -> TenantServiceServer<impl TenantService + use<>> {
+        TenantServiceServer::new(Tenants(Arc::clone(&self.api)))
+    }
+
+    /// `SubscriptionService`, for a listener.
+    #[must_use]
+    pub fn subscription_service(&self) -> SubscriptionServiceServer<impl SubscriptionService + use<>> {
+        SubscriptionServiceServer::new(Subscriptions(Arc::clone(&self.api)))
+    }
+
+    /// `FleetService`, for a listener.
+    #[must_use]
+    pub fn fleet_service(&self) -> FleetServiceServer<impl FleetService + use<>> {
+        FleetServiceServer::new(Agents(Arc::clone(&self.api)))
+    }
+
+    /// `SyncService`, for a listener that agents reach. It hands out secrets.
+    #[must_use]
+    pub fn sync_service(&self) -> SyncServiceServer<impl SyncService + use<>> {
+        SyncServiceServer::new(Sync(Arc::clone(&self.server)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// `DeliveryService` for the whole fleet, for a listener that has no agent's own.
+    #[must_use]
+    pub fn delivery_service(&self) -> DeliveryServiceServer<impl DeliveryService + use<>> {
+        DeliveryServiceServer::new(Deliveries(Owners::new(Arc::clone(&self.api))))
+    }
+
+    /// Follows the store, places slots and keeps agents in sync until `shutdown`; then says goodbye to them.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self {
+            api,
+            server,
+            generation,
+            reports,
+            readiness,
+            draining,
+        } = self;
+        let cache = api.cache.clone();
+        let mut progress = cache.progress();
+        let following = cache.follow(Arc::clone(&api.store), generation, api.slot_count);
+        let telling = async {
+            loop {
+                let ready = progress.borrow_and_update().ready;
+                readiness.set(CONDITION, ready);
+                if progress.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = following => {}
+            () = telling => {}
+            () = reconciler::run(Arc::clone(&api)) => {}
+            () = suspensions::run(api, reports) => {}
+        }
+        readiness.set(CONDITION, false);
+        draining.cancel();
+        if timeout(DRAIN, server.drain()).await.is_err() {
+            tracing::warn!("sessions of agents have not ended in time");
+        }
+    }
+}
+
+/// The cluster that the store is of. Whoever is first makes it.
+async fn find_or_make_cluster(store: &dyn Store, vault: &Vault, slot_count: u16) -> Result<StoredCluster, Error> {
+    loop {
+        let (entry, _) = store.get(keys::CLUSTER).await?;
+        if let Some(entry) = entry {
+            let cluster = StoredCluster::decode(entry.value).unwrap_or_default();
+            return check_cluster(vault, cluster);
+        }
+        let cluster_id = random::uuid().to_string();
+        let cluster = StoredCluster {
+            slot_count: i32::from(slot_count.max(1)),
+            schema: SCHEMA,
+            key_check: vault.seal(Place::Cluster(&cluster_id), KEY_CHECK),
+            cluster_id,
+        };
+        let txn = Txn::new().absent(keys::CLUSTER).put(keys::CLUSTER, cluster.encode_to_vec());
+        match store.commit(txn).await {
+            Ok(Outcome::Committed(_)) => return Ok(cluster),
+            Ok(Outcome::Conflict) | Err(store::Error::Unknown { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn check_cluster(vault: &Vault, cluster: StoredCluster) -> Result<StoredCluster, Error> {
+    let is_count = u16::try_from(cluster.slot_count).is_ok_and(|count| count > 0);
+    if cluster.schema != SCHEMA || !is_count {
+        return Err(Error::Layout {
+            schema: cluster.schema,
+            slot_count: cluster.slot_count,
+        });
+    }
+    match vault.open(Place::Cluster(&cluster.cluster_id), &cluster.key_check) {
+        Ok(_) => Ok(cluster),
+        Err(_) => Err(Error::Key {
+            cluster_id: cluster.cluster_id,
+        }),
+    }
+}

@@ -1,0 +1,310 @@
+//! What a control plane knows of the store: the latest version of every key that agents and lists care about, ordered
+//! by key and by revision. Pure; where it comes from is the follower's business, what a value means the readers'.
+//!
+//! **Invariant:** it shows the store exactly as it was at `revision`, and knows every removal after `horizon`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use hookfleet_proto::fleet::SlotTable;
+use prost::Message as _;
+
+use crate::{
+    keys,
+    store::{Batch, Change, Revision},
+};
+
+/// How many removals are remembered. An agent that missed more gets everything anew.
+const MAX_REMOVALS: usize = 100_000;
+/// A list that lacks more than this part of the subscriptions, and more than this number, is not believed.
+const MASS_DELETION: (usize, usize) = (5, 100);
+
+/// The contents at one revision.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    revision: Revision,
+    horizon: Revision,
+    items: BTreeMap<Arc<str>, Item>,
+    by_revision: BTreeSet<(Revision, Arc<str>)>,
+    removals: VecDeque<(Revision, Arc<str>)>,
+    /// How many subscriptions a tenant has, by what their keys begin with.
+    counts: HashMap<Box<str>, usize>,
+    slot_table: Arc<SlotTable>,
+}
+
+/// The latest version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) mod_revision: Revision,
+    pub(crate) value: Bytes,
+}
+
+/// A list of the store that would remove too much to be true.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store lacks {removed} of {held} subscriptions")]
+pub(crate) struct MassDeletion {
+    removed: usize,
+    held: usize,
+}
+
+impl Contents {
+    /// Everything up to here is known.
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Removals after this are known.
+    pub(crate) fn horizon(&self) -> Revision {
+        self.horizon
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Item> {
+        self.items.get(key)
+    }
+
+    /// Who owns which slots; empty before the first placement.
+    pub(crate) fn slot_table(&self) -> &Arc<SlotTable> {
+        &self.slot_table
+    }
+
+    /// The revision at which the slot table last changed; 0 before the first placement.
+    pub(crate) fn slots_revision(&self) -> Revision {
+        self.get(keys::SLOTS).map_or(0, |item| item.mod_revision)
+    }
+
+    /// The keys that begin with `prefix`, in order.
+    pub(crate) fn with_prefix<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Item)> {
+        self.items
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// The keys that were changed or removed after `cursor`, each once.
+    pub(crate) fn changed_since(&self, cursor: Revision) -> BTreeSet<Arc<str>> {
+        let from = (cursor + 1, Arc::from(""));
+        let changed = self.by_revision.range(from..).map(|(_, key)| key);
+        let first = self.removals.partition_point(|(revision, _)| *revision <= cursor);
+        let removed = self.removals.range(first..).map(|(_, key)| key);
+        changed.chain(removed).cloned().collect()
+    }
+
+    /// How many subscriptions have keys that begin with `prefix`, which is a tenant's.
+    pub(crate) fn count(&self, prefix: &str) -> usize {
+        self.counts.get(prefix).copied().unwrap_or(0)
+    }
+
+    /// Time went on.
+    pub(crate) fn apply(&mut self, batch: Batch) {
+        for change in batch.changes {
+            match change {
+                Change::Put(entry) => self.put(&entry.key, entry.mod_revision, entry.value),
+                Change::Delete { key, mod_revision } => self.remove(&key, mod_revision),
+            }
+        }
+        self.revision = self.revision.max(batch.revision);
+    }
+
+    /// Takes a whole list of the store for the truth, but for one that lacks too much.
+    ///
+    /// # Errors
+    /// [`MassDeletion`]; nothing is changed.
+    pub(crate) fn replace(
+        &mut self,
+        list: BTreeMap<String, Item>,
+        revision: Revision,
+    ) -> Result<(), MassDeletion> {
+        let gone: Vec<Arc<str>> = self.items.keys().filter(|key| !list.contains_key(&***key)).cloned().collect();
+        let removed = gone.iter().filter(|key| is_subscription(key)).count();
+        let held = self.counts.values().sum();
+        let (part, number) = MASS_DELETION;
+        if removed > number.max(held / part) {
+            return Err(MassDeletion { removed, held });
+        }
+        if self.items.is_empty() {
+            self.horizon = revision;
+        }
+        for key in gone {
+            self.remove(&key, revision);
+        }
+        for (key, item) in list {
+            self.put(&key, item.mod_revision, item.value);
+        }
+        self.revision = revision;
+        Ok(())
+    }
+
+    fn put(&mut self, key: &str, mod_revision: Revision, value: Bytes) {
+        if keys::parse(key).is_none() {
+            return;
+        }
+        let held = self.items.get_key_value(key).map(|(key, item)| (Arc::clone(key), item.mod_revision));
+        if held.as_ref().is_some_and(|(_, held)| *held >= mod_revision) {
+            return;
+        }
+        let key = match held {
+            Some((key, before)) => {
+                self.by_revision.remove(&(before, Arc::clone(&key)));
+                key
+            }
+            None => {
+                if is_subscription(key) {
+                    *self.counts.entry(parent(key).into()).or_default() += 1;
+                }
+                Arc::from(key)
+            }
+        };
+        if &*key == keys::SLOTS {
+            self.decode_slot_table(&value);
+        }
+        if is_for_agents(&key) {
+            self.by_revision.insert((mod_revision, Arc::clone(&key)));
+        }
+        self.items.insert(key, Item { mod_revision, value });
+    }
+
+    fn remove(&mut self, key: &str, mod_revision: Revision) {
+        let Some((key, item)) = self.items.remove_entry(key) else {
+            return;
+        };
+        self.by_revision.remove(&(item.mod_revision, Arc::clone(&key)));
+        if is_subscription(&key) {
+            let left = self.counts.get_mut(parent(&key)).map(|count| {
+                *count -= 1;
+                *count
+            });
+            if left == Some(0) {
+                self.counts.remove(parent(&key));
+            }
+        }
+        if is_for_agents(&key) {
+            self.removals.push_back((mod_revision, key));
+        }
+        if self.removals.len() > MAX_REMOVALS
+            && let Some((revision, _)) = self.removals.pop_front()
+        {
+            self.horizon = revision;
+        }
+    }
+
+    fn decode_slot_table(&mut self, value: &[u8]) {
+        match SlotTable::decode(value) {
+            Ok(table) => self.slot_table = Arc::new(table),
+            Err(error) => tracing::error!(%error, "cannot read the slot table; the last one stays"),
+        }
+    }
+}
+
+/// Agents are told of everything but one another; they hear that from the slot table.
+fn is_for_agents(key: &str) -> bool {
+    !key.starts_with(keys::AGENTS)
+}
+
+fn is_subscription(key: &str) -> bool {
+    key.starts_with(keys::SUBSCRIPTIONS)
+}
+
+fn parent(key: &str) -> &str {
+    key.rfind('/').map_or("", |slash| &key[..=slash])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Entry;
+
+    fn put(key: &str, mod_revision: Revision) -> Change {
+        Change::Put(Entry {
+            key: key.to_owned(),
+            value: Bytes::from_static(b""),
+            create_revision: mod_revision,
+            mod_revision,
+        })
+    }
+
+    fn delete(key: &str, mod_revision: Revision) -> Change {
+        Change::Delete {
+            key: key.to_owned(),
+            mod_revision,
+        }
+    }
+
+    fn contents(changes: Vec<Change>) -> Contents {
+        let mut contents = Contents::default();
+        let revision = changes.last().map_or(0, Change::mod_revision);
+        contents.apply(Batch { changes, revision });
+        contents
+    }
+
+    fn changed(contents: &Contents, cursor: Revision) -> Vec<String> {
+        contents.changed_since(cursor).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn changes_since_a_revision_name_each_key_once_and_removals_too() {
+        let contents = contents(vec![
+            put("tenant/a", 1),
+            put("tenant/b", 2),
+            put("tenant/a", 3),
+            delete("tenant/b", 4),
+            put("agent/x", 5),
+            put("request/y", 6),
+        ]);
+        assert_eq!(changed(&contents, 0), ["tenant/a", "tenant/b"]);
+        assert_eq!(changed(&contents, 3), ["tenant/b"]);
+        assert_eq!(changed(&contents, 4), [""; 0]);
+        assert_eq!(contents.revision(), 6);
+        assert!(contents.get("agent/x").is_some() && contents.get("request/y").is_none());
+    }
+
+    #[test]
+    fn subscriptions_are_counted_by_tenant() {
+        let mut contents = contents(vec![
+            put("subscription/0001/a/s1", 1),
+            put("subscription/0001/a/s2", 2),
+            put("subscription/0001/a/s2", 3),
+            put("subscription/0001/b/s1", 4),
+        ]);
+        assert_eq!(contents.count("subscription/0001/a/"), 2);
+        let changes = vec![delete("subscription/0001/b/s1", 5), delete("subscription/0001/b/s1", 6)];
+        contents.apply(Batch { changes, revision: 6 });
+        assert_eq!(contents.count("subscription/0001/b/"), 0);
+    }
+
+    #[test]
+    fn forgotten_removals_raise_the_horizon() {
+        let mut changes = Vec::new();
+        for revision in (1..=2 * (MAX_REMOVALS as i64 + 1)).step_by(2) {
+            changes.push(put("tenant/a", revision));
+            changes.push(delete("tenant/a", revision + 1));
+        }
+        assert_eq!(contents(changes).horizon(), 2);
+    }
+
+    #[test]
+    fn a_new_list_is_compared_with_the_old_one() {
+        let mut contents = contents(vec![put("tenant/a", 1), put("tenant/b", 2)]);
+        let item = |mod_revision| Item { mod_revision, value: Bytes::new() };
+        let list = [("tenant/b".to_owned(), item(7)), ("tenant/c".to_owned(), item(8))];
+        contents.replace(list.into(), 9).unwrap();
+        assert_eq!(changed(&contents, 2), ["tenant/a", "tenant/b", "tenant/c"]);
+        assert_eq!(changed(&contents, 7), ["tenant/a", "tenant/c"]);
+        assert_eq!((contents.revision(), contents.horizon()), (9, 0));
+    }
+
+    #[test]
+    fn a_list_that_lacks_too_much_is_not_believed() {
+        let keys = (0..200).map(|n| put(&format!("subscription/0001/a/s{n}"), n + 1));
+        let mut contents = contents(keys.collect());
+        let refused = contents.replace(BTreeMap::new(), 300);
+        assert_eq!(refused, Err(MassDeletion { removed: 200, held: 200 }));
+        assert_eq!(contents.count("subscription/0001/a/"), 200);
+        assert_eq!(contents.revision(), 200);
+    }
+}

@@ -1,0 +1,133 @@
+//! The agents that have a session with this control plane, and how far each is. Pure; sessions themselves are elsewhere.
+//!
+//! **Invariants:** an agent has one session at a time, the newest; what an older one still says is not heard.
+
+use std::collections::BTreeMap;
+
+use hookfleet_contract::{name::AgentId, time::Timestamp};
+
+use crate::store::Revision;
+
+/// Names a session among those of this control plane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(u64);
+
+/// The agents.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    sessions_so_far: u64,
+    agents: BTreeMap<AgentId, Agent>,
+    /// What agents could not apply, by name, and at which revision. Outlives sessions, because an agent that goes on
+    /// where it stood does not say it again.
+    rejected: BTreeMap<AgentId, BTreeMap<String, Revision>>,
+}
+
+/// An agent, as far as this control plane knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Agent {
+    pub(crate) session: SessionId,
+    pub(crate) address: String,
+    pub(crate) version: String,
+    /// It has had everything at least once.
+    pub(crate) is_live: bool,
+    /// It has applied everything up to here.
+    pub(crate) applied: Revision,
+    pub(crate) last_heard: Timestamp,
+    pub(crate) n_pending: i64,
+}
+
+impl Fleet {
+    /// A session begins; an older one of the same agent is over from here on.
+    pub(crate) fn join(
+        &mut self,
+        id: &AgentId,
+        address: String,
+        version: String,
+        now: Timestamp,
+    ) -> SessionId {
+        self.sessions_so_far += 1;
+        let session = SessionId(self.sessions_so_far);
+        let agent = Agent {
+            session,
+            address,
+            version,
+            is_live: false,
+            applied: 0,
+            last_heard: now,
+            n_pending: 0,
+        };
+        self.agents.insert(id.clone(), agent);
+        session
+    }
+
+    /// An agent begins anew: it will say again what it cannot apply.
+    pub(crate) fn forget_rejections(&mut self, id: &AgentId) {
+        self.rejected.remove(id);
+    }
+
+    /// An agent cannot apply this version of a resource.
+    pub(crate) fn reject(&mut self, id: &AgentId, name: String, mod_revision: Revision) {
+        self.rejected.entry(id.clone()).or_default().insert(name, mod_revision);
+    }
+
+    /// Whether an agent has this version of a resource, or a later one, in force, given how far it is.
+    pub(crate) fn has_applied(
+        &self,
+        id: &AgentId,
+        applied: Revision,
+        name: &str,
+        mod_revision: Revision,
+    ) -> bool {
+        let rejected = self.rejected.get(id).and_then(|rejected| rejected.get(name));
+        applied >= mod_revision && rejected.is_none_or(|at| *at < mod_revision)
+    }
+
+    /// A session ended.
+    pub(crate) fn leave(&mut self, id: &AgentId, session: SessionId) {
+        if self.session(id, session).is_some() {
+            self.agents.remove(id);
+        }
+    }
+
+    /// The agent of a session, if it still is the agent's newest.
+    pub(crate) fn session(&mut self, id: &AgentId, session: SessionId) -> Option<&mut Agent> {
+        self.agents.get_mut(id).filter(|agent| agent.session == session)
+    }
+
+    pub(crate) fn get(&self, id: &AgentId) -> Option<&Agent> {
+        self.agents.get(id)
+    }
+
+    pub(crate) fn agents(&self) -> impl Iterator<Item = (&AgentId, &Agent)> {
+        self.agents.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_session_is_heard() {
+        let (mut fleet, id) = (Fleet::default(), "a".parse().unwrap());
+        let older = fleet.join(&id, "http://a".to_owned(), "1".to_owned(), Timestamp(1));
+        let newer = fleet.join(&id, "http://b".to_owned(), "1".to_owned(), Timestamp(2));
+        assert!(fleet.session(&id, older).is_none());
+        fleet.leave(&id, older);
+        assert!(fleet.session(&id, newer).is_some());
+        fleet.leave(&id, newer);
+        assert_eq!(fleet.get(&id), None);
+    }
+
+    #[test]
+    fn a_rejected_version_is_not_applied_but_a_later_one_may_be() {
+        let (mut fleet, id) = (Fleet::default(), "a".parse().unwrap());
+        fleet.reject(&id, "s".to_owned(), 5);
+        assert!(!fleet.has_applied(&id, 10, "s", 5));
+        assert!(fleet.has_applied(&id, 10, "s", 6));
+        assert!(!fleet.has_applied(&id, 10, "s", 11));
+        assert!(fleet.has_applied(&id, 10, "t", 5));
+        fleet.forget_rejections(&id);
+        assert!(fleet.has_applied(&id, 10, "s", 5));
+    }
+}

@@ -1,0 +1,103 @@
+//! Where things are in the store. It knows no values.
+//!
+//! **Invariant:** keys of one tenant's subscriptions are neighbours, in the order of their names, behind the slot that
+//! an agent owns: a slot, a tenant and a page are all one range.
+
+use hookfleet_contract::{
+    name::{AgentId, SubscriptionName, TenantId, TenantName},
+    slot::{Slot, slot_of},
+};
+use uuid::Uuid;
+
+/// What the cluster is.
+pub(crate) const CLUSTER: &str = "meta/cluster";
+/// The slot table.
+pub(crate) const SLOTS: &str = "slots";
+/// Tenants.
+pub(crate) const TENANTS: &str = "tenant/";
+/// Subscriptions.
+pub(crate) const SUBSCRIPTIONS: &str = "subscription/";
+/// Agents that were heard of lately.
+pub(crate) const AGENTS: &str = "agent/";
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tenant(TenantName),
+    Subscription(Slot, SubscriptionName),
+    Slots,
+    Agent(AgentId),
+}
+
+/// The key of a tenant.
+pub(crate) fn tenant(tenant: &TenantId) -> String {
+    format!("{TENANTS}{tenant}")
+}
+
+/// The key of a subscription.
+pub(crate) fn subscription(name: &SubscriptionName, slot_count: u16) -> String {
+    format!("{}{}", subscriptions_of(&name.tenant, slot_count), name.subscription)
+}
+
+/// Begins the keys of all subscriptions of a tenant.
+pub(crate) fn subscriptions_of(tenant: &TenantId, slot_count: u16) -> String {
+    format!("{}{tenant}/", slot(slot_of(tenant, slot_count)))
+}
+
+/// Begins the keys of all subscriptions of a slot.
+pub(crate) fn slot(slot: Slot) -> String {
+    format!("{SUBSCRIPTIONS}{:04x}/", slot.0)
+}
+
+/// The key of a request's result.
+pub(crate) fn request(id: Uuid) -> String {
+    format!("request/{id}")
+}
+
+/// The key of an agent.
+pub(crate) fn agent(id: &AgentId) -> String {
+    format!("{AGENTS}{id}")
+}
+
+/// What a key holds; `None` for what agents and lists have no use for.
+pub(crate) fn parse(key: &str) -> Option<Kind> {
+    if let Some(rest) = key.strip_prefix(SUBSCRIPTIONS) {
+        let mut parts = rest.splitn(3, '/');
+        let slot = u16::from_str_radix(parts.next()?, 16).ok()?;
+        let name = SubscriptionName {
+            tenant: parts.next()?.parse().ok()?,
+            subscription: parts.next()?.parse().ok()?,
+        };
+        Some(Kind::Subscription(Slot(slot), name))
+    } else if let Some(tenant) = key.strip_prefix(TENANTS) {
+        let tenant = tenant.parse().ok()?;
+        Some(Kind::Tenant(TenantName { tenant }))
+    } else if let Some(agent) = key.strip_prefix(AGENTS) {
+        Some(Kind::Agent(agent.parse().ok()?))
+    } else {
+        (key == SLOTS).then_some(Kind::Slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_back_as_they_were_made() {
+        let name: SubscriptionName = "tenants/acme/subscriptions/s1".parse().unwrap();
+        let slot = slot_of(&name.tenant, 1024);
+        let key = subscription(&name, 1024);
+        assert_eq!(key, format!("subscription/{:04x}/acme/s1", slot.0));
+        assert_eq!(parse(&key), Some(Kind::Subscription(slot, name.clone())));
+        let tenant_name = TenantName {
+            tenant: name.tenant.clone(),
+        };
+        assert_eq!(parse(&tenant(&name.tenant)), Some(Kind::Tenant(tenant_name)));
+        assert_eq!(parse(&agent(&"a1".parse().unwrap())), Some(Kind::Agent("a1".parse().unwrap())));
+        assert_eq!(parse(SLOTS), Some(Kind::Slots));
+        for other in [CLUSTER, "request/x", "subscription/zz", "subscription/0001/-/s", "tenant/A"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}

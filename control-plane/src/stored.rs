@@ -1,0 +1,125 @@
+//! The forms that things have in the store, and the way there and back. Where they lie is not its business.
+//!
+//! **Invariant:** no secret is in a stored form in clear.
+
+use hookfleet_contract::{
+    name::SubscriptionName,
+    signature::Key,
+    time::Timestamp,
+};
+use hookfleet_proto::{
+    fleet::{StoredHeaderValue, StoredKey, StoredSubscription, StoredTenant},
+    v1::{self, SigningKey, subscription::State},
+};
+
+use crate::{
+    model::subscription::Subscription,
+    store::Revision,
+    vault::{Place, Vault},
+};
+
+/// A stored form that cannot be read: damaged, or sealed with another key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} cannot be opened: {what}")]
+pub(crate) struct Unreadable {
+    name: String,
+    what: &'static str,
+}
+
+/// The etag of a version.
+pub(crate) fn etag(revision: Revision) -> String {
+    format!("\"{revision}\"")
+}
+
+/// Seals a subscription.
+pub(crate) fn seal(vault: &Vault, name: &SubscriptionName, mut subscription: Subscription) -> StoredSubscription {
+    let (tenant, uid) = (&name.tenant, subscription.resource.uid.clone());
+    let uid = uid.as_str();
+    let mut header_values = Vec::new();
+    for (index, header) in (0..).zip(&mut subscription.resource.headers) {
+        if header.secret {
+            let value = std::mem::take(&mut header.value);
+            let place = Place::Header { tenant, uid, name: &header.name };
+            let sealed_value = vault.seal(place, value.as_bytes());
+            header_values.push(StoredHeaderValue { index, sealed_value });
+        }
+    }
+    let keys = subscription.keys.iter().map(|key| StoredKey {
+        key: Some(SigningKey {
+            key_id: key.id.clone(),
+            algorithm: key.secret.algorithm().into(),
+            create_time: Some(key.create_time.into()),
+            expire_time: key.expire_time.map(Into::into),
+            public_key: key.secret.public_key().unwrap_or_default(),
+        }),
+        sealed_secret: {
+            let place = Place::SigningKey { tenant, uid, key_id: &key.id };
+            vault.seal(place, key.secret.reveal().as_bytes())
+        },
+    });
+    StoredSubscription {
+        keys: keys.collect(),
+        header_values,
+        subscription: Some(subscription.resource),
+    }
+}
+
+/// Opens a subscription.
+///
+/// # Errors
+/// [`Unreadable`].
+pub(crate) fn open(
+    vault: &Vault,
+    name: &SubscriptionName,
+    stored: StoredSubscription,
+) -> Result<Subscription, Unreadable> {
+    let unreadable = |what| Unreadable { name: name.to_string(), what };
+    let mut resource = stored.subscription.ok_or_else(|| unreadable("it is empty"))?;
+    let (tenant, uid) = (&name.tenant, resource.uid.as_str());
+    for value in stored.header_values {
+        let index = usize::try_from(value.index).unwrap_or(usize::MAX);
+        let header = resource.headers.get_mut(index);
+        let header = header.ok_or_else(|| unreadable("a header is missing"))?;
+        let place = Place::Header { tenant, uid, name: &header.name };
+        let opened = vault.open_text(place, &value.sealed_value);
+        header.value = opened.map_err(|_| unreadable("the value of a header"))?;
+    }
+    let keys = stored.keys.into_iter().map(|stored| {
+        let key = stored.key?;
+        let place = Place::SigningKey { tenant, uid, key_id: &key.key_id };
+        let secret = vault.open_text(place, &stored.sealed_secret).ok()?;
+        Some(Key {
+            secret: secret.parse().ok()?,
+            id: key.key_id,
+            create_time: key.create_time.map(Timestamp::from).unwrap_or_default(),
+            expire_time: key.expire_time.map(Timestamp::from),
+        })
+    });
+    let keys = keys.collect::<Option<_>>().ok_or_else(|| unreadable("a signing key"))?;
+    Ok(Subscription { resource, keys })
+}
+
+/// A subscription as callers see it. Nothing has to be opened for that.
+pub(crate) fn view(
+    stored: StoredSubscription,
+    revision: Revision,
+    is_applied: bool,
+    now: Timestamp,
+) -> v1::Subscription {
+    let mut resource = stored.subscription.unwrap_or_default();
+    if resource.state() == State::Active && !is_applied {
+        resource.set_state(State::Pending);
+    }
+    let keys = stored.keys.into_iter().filter_map(|stored| stored.key);
+    let signs = |key: &SigningKey| key.expire_time.is_none_or(|expire| Timestamp::from(expire) > now);
+    resource.signing_keys = keys.filter(signs).collect();
+    resource.etag = etag(revision);
+    resource
+}
+
+/// A tenant as callers see it.
+pub(crate) fn view_tenant(stored: StoredTenant, revision: Revision) -> v1::Tenant {
+    let mut tenant = stored.tenant.unwrap_or_default();
+    tenant.etag = etag(revision);
+    tenant
+}

@@ -1,0 +1,205 @@
+//! Real etcd servers for tests: each in a directory of its own, on ports that were free, killed when dropped.
+//!
+//! Owns the processes. Refuses to run without the real thing: there is no fake and no skipping. Panics are its errors.
+
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use etcd_client::{Client, ConnectOptions};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long a server may take to answer, on a machine that is busy with other tests.
+const READY: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// A free port can be taken by somebody else before the server binds it.
+const STARTS: usize = 5;
+
+/// A member of an etcd cluster, usually the only one.
+#[derive(Debug)]
+pub struct TestEtcd {
+    dir: TempDir,
+    endpoint: String,
+    arguments: Vec<String>,
+    server: Option<Child>,
+}
+
+impl TestEtcd {
+    /// Starts a cluster of one and waits until it answers.
+    ///
+    /// # Panics
+    /// When there is no `etcd` on the path, or it does not start.
+    pub async fn start() -> Self {
+        let mut members = Self::cluster(1).await;
+        members.remove(0)
+    }
+
+    /// Starts a cluster and waits until all members answer.
+    ///
+    /// # Panics
+    /// When there is no `etcd` on the path, or it does not start.
+    pub async fn cluster(n_members: usize) -> Vec<Self> {
+        let mut log = String::new();
+        for _ in 0..STARTS {
+            let mut members = Self::describe(n_members);
+            members.iter_mut().for_each(Self::spawn);
+            let mut ready = true;
+            for member in &mut members {
+                ready &= member.is_ready().await;
+            }
+            if ready {
+                return members;
+            }
+            log = members.iter().map(Self::log).collect();
+        }
+        panic!("etcd did not start:\n{log}");
+    }
+
+    /// The address for clients, `http://127.0.0.1:port`; the same after a restart.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Where the server keeps its data.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Kills the server as `kill -9` does. Its data stay.
+    pub fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().expect("a child can be killed");
+            server.wait().expect("a child can be waited for");
+        }
+    }
+
+    /// Starts the server again on its data and ports, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.spawn();
+        assert!(
+            self.is_ready().await,
+            "etcd did not come back:\n{}",
+            self.log()
+        );
+    }
+
+    /// Freezes the server: connections stay, nothing is answered.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn describe(n_members: usize) -> Vec<Self> {
+        let ports = free_ports(n_members * 2);
+        let (clients, peers) = ports.split_at(n_members);
+        let cluster: Vec<_> = peers
+            .iter()
+            .enumerate()
+            .map(|(member, port)| format!("member{member}=http://127.0.0.1:{port}"))
+            .collect();
+        let members = clients.iter().zip(peers).enumerate();
+        members
+            .map(|(member, (client, peer))| {
+                let dir = TempDir::new().expect("a temporary directory");
+                let endpoint = format!("http://127.0.0.1:{client}");
+                let peer = format!("http://127.0.0.1:{peer}");
+                let arguments = vec![
+                    format!("--name=member{member}"),
+                    format!("--data-dir={}", dir.path().join("data").display()),
+                    format!("--listen-client-urls={endpoint}"),
+                    format!("--advertise-client-urls={endpoint}"),
+                    format!("--listen-peer-urls={peer}"),
+                    format!("--initial-advertise-peer-urls={peer}"),
+                    format!("--initial-cluster={}", cluster.join(",")),
+                    format!("--initial-cluster-token={}", cluster.join(",")),
+                ];
+                Self {
+                    dir,
+                    endpoint,
+                    arguments,
+                    server: None,
+                }
+            })
+            .collect()
+    }
+
+    fn spawn(&mut self) {
+        let log = File::create(self.dir.path().join("log")).expect("a log file");
+        let spawned = Command::new("etcd")
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.server = match spawned {
+            Ok(server) => Some(server),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                panic!("these tests run a real etcd: apt-get install etcd-server")
+            }
+            Err(error) => panic!("etcd does not run: {error}"),
+        };
+    }
+
+    /// Waits until the server answers; `false` when it has ended, or never does.
+    async fn is_ready(&mut self) -> bool {
+        let deadline = Instant::now() + READY;
+        while Instant::now() < deadline {
+            let ended = |server: &mut Child| server.try_wait().is_ok_and(|status| status.is_some());
+            if self.server.as_mut().is_none_or(ended) {
+                return false;
+            }
+            let options = ConnectOptions::new().with_connect_timeout(READY);
+            let asked = timeout(Duration::from_secs(1), async {
+                let client = Client::connect([&self.endpoint], Some(options)).await?;
+                client.kv_client().get("ready", None).await
+            });
+            if matches!(asked.await, Ok(Ok(_))) {
+                return true;
+            }
+            sleep(POLL).await;
+        }
+        false
+    }
+
+    fn signal(&self, signal: Signal) {
+        let server = self.server.as_ref().expect("the server runs");
+        kill_process(Pid::from_child(server), signal).expect("a child can be signalled");
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for TestEtcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_ports(n: usize) -> Vec<u16> {
+    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    // All at once, so that none is given twice.
+    let listeners: Vec<_> = (0..n).map(bind).collect();
+    let ports = listeners.iter().map(|listener| listener.local_addr());
+    ports
+        .map(|address| address.expect("a bound port").port())
+        .collect()
+}

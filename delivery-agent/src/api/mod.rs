@@ -1,0 +1,4 @@
+//! The gRPC services of the agent, one file each: wire to domain, one call, and back.
+
+pub mod delivery;
+pub mod publisher;

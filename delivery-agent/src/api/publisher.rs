@@ -1,0 +1,251 @@
+//! `PublisherService`: wire to ingest and back.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::{Stream, StreamExt as _, stream};
+use hookfleet_contract::name::TenantName;
+use hookfleet_gateway::status::ApiError;
+use hookfleet_proto::{
+    cloudevents::CloudEvent,
+    v1::{
+        self, PublishAck, PublishCredit, PublishRequest, PublishResponse, PublishResult,
+        PublishStreamRequest, PublishStreamResponse, publish_result,
+        publish_stream_response::Message, publisher_service_server::PublisherService,
+    },
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    ingest::{self, Ingest, OVERLOAD_PAUSE, Receipt, Refused},
+    journal,
+};
+
+/// The most events of one request: what fits a group commit several times over.
+const MAX_EVENTS: usize = 1000;
+/// The most events of one stream without an acknowledgement.
+const MAX_OUTSTANDING: usize = 1024;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    ingest: Arc<Ingest>,
+    ready: CancellationToken,
+    draining: CancellationToken,
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// A service that refuses until `ready` is cancelled and ends its streams once `draining` is.
+    #[must_use]
+    pub fn new(ingest: Ingest, ready: CancellationToken, draining: CancellationToken) -> Self {
+        Self {
+            ingest: Arc::new(ingest),
+            ready,
+            draining,
+        }
+    }
+
+    fn check_open(&self) -> Result<(), ApiError> {
+        if self.draining.is_cancelled() {
+            let message = "this agent is shutting down";
+            return Err(ApiError::unavailable("DRAINING", message, OVERLOAD_PAUSE));
+        }
+        if !self.ready.is_cancelled() {
+            let message = "this agent does not know the subscriptions yet";
+            return Err(ApiError::unavailable("NOT_READY", message, OVERLOAD_PAUSE));
+        }
+        Ok(())
+    }
+
+    async fn publish_all(
+        &self,
+        parent: &str,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<PublishResult>, ApiError> {
+        self.check_open()?;
+        let name: TenantName = parent
+            .parse()
+            .map_err(|error| ApiError::invalid_field("parent", format!("{error}")))?;
+        let results = self.ingest.publish(&name.tenant, events).await;
+        let results = results.map_err(refused)?;
+        Ok(results.into_iter().map(result).collect())
+    }
+
+    /// One event of a stream: whatever is wrong with it is said in its acknowledgement.
+    async fn publish_one(self, parent: Arc<str>, request: PublishStreamRequest) -> PublishAck {
+        let published = match request.event {
+            Some(event) => self.publish_all(&parent, vec![event]).await,
+            None => Err(ApiError::invalid_field("event", "is required")),
+        };
+        let result = match published {
+            Ok(mut results) => results.pop(),
+            Err(error) => Some(failure(error)),
+        };
+        PublishAck {
+            sequence: request.sequence,
+            result,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl PublisherService for Publisher {
+    async fn publish(
+        &self,
+        request: Request<PublishRequest>,
+    ) -> Result<Response<PublishResponse>, Status> {
+        let PublishRequest { parent, events } = request.into_inner();
+        if events.is_empty() || events.len() > MAX_EVENTS {
+            let description = format!("has {} events, must have 1 to {MAX_EVENTS}", events.len());
+            return Err(ApiError::invalid_field("events", description).into());
+        }
+        let results = self.publish_all(&parent, events).await?;
+        // A request of which nothing could be stored fails as a whole, so that clients back off.
+        if let Some(status) = common_overload(&results) {
+            return Err(status);
+        }
+        Ok(Response::new(PublishResponse { results }))
+    }
+
+    type PublishStreamStream =
+        Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        self.check_open()?;
+        let service = self.clone();
+        let mut parent: Arc<str> = "".into();
+        let credit = Message::Credit(PublishCredit {
+            max_outstanding_events: i32::try_from(MAX_OUTSTANDING).unwrap_or(i32::MAX),
+        });
+        let draining = self.draining.clone().cancelled_owned();
+        let acks = request
+            .into_inner()
+            .take_until(draining)
+            .map(move |request| {
+                let service = service.clone();
+                if let Ok(request) = &request
+                    && !request.parent.is_empty()
+                {
+                    parent = request.parent.as_str().into();
+                }
+                let parent = Arc::clone(&parent);
+                async move { Ok(Message::Ack(service.publish_one(parent, request?).await)) }
+            })
+            // Reads no further than this many without an acknowledgement.
+            .buffered(MAX_OUTSTANDING);
+        let draining = self.draining.clone();
+        let end = stream::iter([()]).filter_map(move |()| {
+            let ended = draining.is_cancelled().then(|| {
+                let message = "this agent is shutting down";
+                Err(ApiError::unavailable("DRAINING", message, OVERLOAD_PAUSE).into())
+            });
+            async move { ended }
+        });
+        let messages = stream::iter([Ok(credit)]).chain(acks).chain(end);
+        let responses =
+            messages.map(|message| message.map(|it| PublishStreamResponse { message: Some(it) }));
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+fn result(result: Result<Receipt, ingest::Error>) -> PublishResult {
+    match result {
+        Ok(receipt) => PublishResult {
+            result: Some(publish_result::Result::Receipt(v1::Receipt {
+                event: receipt.event.to_string(),
+                delivery_count: i32::try_from(receipt.n_deliveries).unwrap_or(i32::MAX),
+                duplicate: receipt.duplicate,
+            })),
+        },
+        Err(error) => failure(event_error(error)),
+    }
+}
+
+fn failure(error: ApiError) -> PublishResult {
+    PublishResult {
+        result: Some(publish_result::Result::Error(error.into())),
+    }
+}
+
+/// The status that every result has in common, if nothing was stored for want of room.
+fn common_overload(results: &[PublishResult]) -> Option<Status> {
+    let mut common = None;
+    for result in results {
+        match &result.result {
+            Some(publish_result::Result::Error(status))
+                if is_overload(status.code) && common.is_none_or(|code| code == status.code) =>
+            {
+                common = Some(status.code);
+            }
+            _ => return None,
+        }
+    }
+    let code = common?;
+    let pause = OVERLOAD_PAUSE;
+    Some(match code == tonic::Code::ResourceExhausted as i32 {
+        true => {
+            ApiError::exhausted("OVERLOADED", "too many events wait for the disk", pause).into()
+        }
+        false => ApiError::unavailable("JOURNAL_STOPPED", "the journal has stopped", pause).into(),
+    })
+}
+
+fn is_overload(code: i32) -> bool {
+    code == tonic::Code::ResourceExhausted as i32 || code == tonic::Code::Unavailable as i32
+}
+
+fn refused(refused: Refused) -> ApiError {
+    match refused {
+        Refused::UnknownTenant(tenant) => ApiError::not_found(TenantName { tenant }.to_string()),
+        Refused::Suspended(tenant) => {
+            let message = format!("tenant {tenant} is suspended");
+            ApiError::precondition("TENANT_SUSPENDED", message).with("tenant", tenant.as_str())
+        }
+        Refused::NotOwner { tenant, owner } => {
+            let message = format!("another agent takes the events of tenant {tenant}");
+            let error = ApiError::unavailable("NOT_OWNER", message, OVERLOAD_PAUSE);
+            match owner {
+                Some(owner) => error
+                    .with("owner", owner.agent_id)
+                    .with("address", owner.address),
+                None => error,
+            }
+        }
+    }
+}
+
+fn event_error(error: ingest::Error) -> ApiError {
+    match error {
+        ingest::Error::Invalid(violations) => ApiError::invalid(violations),
+        ingest::Error::Journal(error) => journal_error(&error),
+    }
+}
+
+/// What the journal's errors are to a caller.
+pub(super) fn journal_error(error: &journal::Error) -> ApiError {
+    let pause = OVERLOAD_PAUSE;
+    match error {
+        journal::Error::Overloaded => {
+            ApiError::exhausted("OVERLOADED", "too many events wait for the disk", pause)
+        }
+        journal::Error::DiskFull => {
+            ApiError::exhausted("DISK_FULL", "the disk is nearly full", pause)
+        }
+        other @ (journal::Error::TooLarge { .. }
+        | journal::Error::Stopped
+        | journal::Error::Locked(_)
+        | journal::Error::Foreign { .. }
+        | journal::Error::Format { .. }
+        | journal::Error::Corrupt { .. }
+        | journal::Error::Io { .. }
+        | journal::Error::Database(_)) => {
+            tracing::error!(error = %other, "the journal refuses events");
+            ApiError::unavailable("JOURNAL_STOPPED", "the journal has stopped", pause)
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The composition root of the agent: opens what is on disk, wires the parts, runs them, and stops
+//! them in the order in which they depend on each other.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use hookfleet_contract::{event::Limits, seal::Sealer, target::Rules};
+use hookfleet_egress::Egress;
+use hookfleet_gateway::page::Pages;
+use hookfleet_proto::v1::{
+    delivery_service_server::DeliveryServiceServer,
+    publisher_service_server::PublisherServiceServer,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::{
+    api::{delivery::Deliveries, publisher::Publisher},
+    callback::Caller,
+    clock::Clock,
+    directory::Directory,
+    driver::{self, Driver},
+    history::{self, History},
+    identity::Identity,
+    ingest::{Ingest, redelivery::Redeliverer},
+    journal::{self, Journal},
+    slots::Slots,
+    sync::{
+        client::{self, Client},
+        mirror::Mirror,
+        snapshot,
+    },
+};
+
+/// How long a started agent waits for the control plane before it goes by its snapshot.
+const BOOT_WAIT: Duration = Duration::from_secs(5);
+/// Events that are durable and that the driver has not taken yet.
+const ACCEPTED_CAPACITY: usize = 4096;
+
+/// What an agent is made of.
+#[derive(Debug)]
+pub struct Config {
+    /// Who it is.
+    pub identity: Identity,
+    /// Where publishers reach it: `http://host:port`.
+    pub address: String,
+    /// Control planes, tried in turn.
+    pub control_planes: Vec<Endpoint>,
+    /// Where everything durable is kept.
+    pub data_dir: PathBuf,
+    /// Seals the snapshot and page tokens; kept outside `data_dir`'s backups.
+    pub sealing_key: [u8; 32],
+    /// The way out.
+    pub egress: Egress,
+    /// Which callback URLs may be called.
+    pub target_rules: Rules,
+    /// What an event may be.
+    pub event_limits: Limits,
+    /// The size of a segment of the journal.
+    pub segment_bytes: u64,
+    /// The most attempts in flight at once.
+    pub max_in_flight: usize,
+    /// How long attempts in flight may go on after shutdown.
+    pub drain_timeout: Duration,
+}
+
+/// Why an agent cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The embedded database cannot be opened.
+    #[error("cannot open the database")]
+    Database(#[source] fjall::Error),
+    /// The journal cannot be opened.
+    #[error("cannot open the journal")]
+    Journal(#[from] journal::Error),
+    /// The history cannot be opened.
+    #[error("cannot open the history")]
+    History(#[from] history::Error),
+    /// Delivering cannot go on.
+    #[error("delivering has stopped")]
+    Driver(#[from] driver::Error),
+    /// The disk failed; nothing was acknowledged that is not durable.
+    #[error("the journal has failed")]
+    Fatal,
+}
+
+/// An agent that is wired and not yet running.
+#[derive(Debug)]
+pub struct Agent {
+    publisher: Publisher,
+    deliveries: Deliveries,
+    driver: Driver,
+    client: Client,
+    journal: Journal,
+    history: History,
+    ready: CancellationToken,
+    draining: CancellationToken,
+    fatal: CancellationToken,
+    has_snapshot: bool,
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// Opens what is on disk and wires the parts. Blocks while the journal is recovered.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn build(config: Config) -> Result<Self, Error> {
+        let data_dir = |source| Error::DataDir {
+            path: config.data_dir.clone(),
+            source,
+        };
+        std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
+        let clock = Clock::system();
+        let sealer = Sealer::new(config.sealing_key);
+        let database = fjall::Database::builder(config.data_dir.join("database"))
+            .open()
+            .map_err(Error::Database)?;
+        let (accepted_sender, accepted) = mpsc::channel(ACCEPTED_CAPACITY);
+        let fatal = CancellationToken::new();
+        let (journal, recovered) = Journal::open(
+            journal::Config {
+                segment_bytes: config.segment_bytes,
+                ..journal::Config::new(
+                    config.data_dir.join("journal"),
+                    config.identity.journal_id,
+                    clock,
+                    fatal.clone(),
+                )
+            },
+            &database,
+            accepted_sender,
+        )?;
+        let history = History::open(database, clock.now())?;
+
+        let directory = Directory::default();
+        let slots = Slots::default();
+        let snapshots = snapshot::Store::new(&config.data_dir, sealer.clone());
+        let saved = snapshots.load();
+        let has_snapshot = saved.is_some();
+        let (mirror, restored) = match saved {
+            Some(saved) => Mirror::restore(saved, config.target_rules.clone()),
+            None => (Mirror::new(config.target_rules.clone()), Default::default()),
+        };
+        let effects = directory.apply(restored.changes);
+        if let Some(table) = restored.slot_table {
+            slots.set(table);
+        }
+
+        let (suspensions_sender, suspensions) = mpsc::unbounded_channel();
+        let (driver, handle) = Driver::new(
+            driver::Config {
+                max_in_flight: config.max_in_flight,
+                drain_timeout: config.drain_timeout,
+                deferred: journal.deferred(),
+                journal: journal.clone(),
+                history: history.clone(),
+                directory: directory.clone(),
+                caller: Caller {
+                    journal: journal.clone(),
+                    egress: config.egress,
+                    clock,
+                },
+                clock,
+                accepted,
+                suspensions: suspensions_sender,
+            },
+            recovered.pending,
+            effects,
+        )?;
+        let (ready, draining) = (CancellationToken::new(), CancellationToken::new());
+        let client = Client::new(client::Config {
+            control_planes: config.control_planes,
+            identity: client::Identity {
+                agent_id: config.identity.agent_id.to_string(),
+                incarnation: format!("{:032x}", rand::random::<u128>()),
+                address: config.address,
+            },
+            mirror,
+            snapshots,
+            directory: directory.clone(),
+            slots: slots.clone(),
+            driver: handle,
+            suspensions,
+            synced: ready.clone(),
+        });
+        let ingest = Ingest {
+            agent_id: config.identity.agent_id.to_string(),
+            directory,
+            slots,
+            journal: journal.clone(),
+            limits: config.event_limits,
+            clock,
+        };
+        let redeliverer = Redeliverer {
+            ingest: ingest.clone(),
+            history: history.clone(),
+        };
+        Ok(Self {
+            publisher: Publisher::new(ingest, ready.clone(), draining.clone()),
+            deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
+            driver,
+            client,
+            journal,
+            history,
+            ready,
+            draining,
+            fatal,
+            has_snapshot,
+        })
+    }
+
+    /// `PublisherService`, for a listener.
+    #[must_use]
+    pub fn publisher_service(&self) -> PublisherServiceServer<Publisher> {
+        // A request of 1000 events; the size of each is checked against the event limits.
+        PublisherServiceServer::new(self.publisher.clone()).max_decoding_message_size(8 << 20)
+    }
+
+    /// `DeliveryService`, for a listener.
+    #[must_use]
+    pub fn delivery_service(&self) -> DeliveryServiceServer<Deliveries> {
+        DeliveryServiceServer::new(self.deliveries.clone())
+    }
+
+    /// Cancelled once events are accepted.
+    #[must_use]
+    pub fn ready(&self) -> CancellationToken {
+        self.ready.clone()
+    }
+
+    /// Delivers until `shutdown`, then drains.
+    ///
+    /// # Errors
+    /// When the disk can no longer be trusted; the process must end.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self {
+            driver,
+            client,
+            journal,
+            history,
+            ready,
+            draining,
+            fatal,
+            has_snapshot,
+            ..
+        } = self;
+        // The control plane is served until the last outcome is known, so that a suspension is told.
+        let sync_shutdown = CancellationToken::new();
+        let sync = tokio::spawn(client.run(sync_shutdown.clone()));
+        let boot = tokio::spawn(async move {
+            tokio::time::sleep(BOOT_WAIT).await;
+            if has_snapshot && !ready.is_cancelled() {
+                tracing::warn!("no control plane in reach; going by the snapshot");
+                ready.cancel();
+            }
+        });
+        let driving = shutdown.clone();
+        let ended = tokio::select! {
+            ended = driver.run(driving) => ended.map_err(Error::from),
+            () = fatal.cancelled() => Err(Error::Fatal),
+        };
+        draining.cancel();
+        boot.abort();
+        sync_shutdown.cancel();
+        drop(sync.await);
+        history.flush().await;
+        journal.close().await;
+        ended
+    }
+}

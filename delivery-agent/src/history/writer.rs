@@ -1,0 +1,117 @@
+//! The thread that writes what is told, as much at once as has arrived.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+};
+
+use fjall::{Database, PersistMode};
+use hookfleet_contract::id::DeliveryId;
+use hookfleet_proto::v1;
+use prost::Message as _;
+use tokio::sync::oneshot;
+
+use super::{
+    Buckets, Error,
+    bucket::{Day, attempt_key, dead_key, delivery_key, event_key},
+    row::{DeliveryRow, Row, Standing},
+};
+
+/// The most rows of one batch.
+const MAX_BATCH: usize = 4096;
+
+#[derive(Debug)]
+pub(super) enum Told {
+    Row(Box<Row>),
+    /// Answers when everything before is on stable storage.
+    Flush(oneshot::Sender<()>),
+}
+
+pub(super) struct Writer {
+    pub(super) database: Database,
+    pub(super) buckets: Arc<Buckets>,
+    pub(super) told: mpsc::Receiver<Told>,
+    pub(super) backlog: Arc<AtomicUsize>,
+}
+
+impl Writer {
+    pub(super) fn run(self) {
+        let mut flushes = Vec::new();
+        while let Ok(first) = self.told.recv() {
+            let mut rows = Vec::new();
+            for told in std::iter::once(first)
+                .chain(self.told.try_iter())
+                .take(MAX_BATCH)
+            {
+                match told {
+                    Told::Row(row) => rows.push(*row),
+                    Told::Flush(flush) => flushes.push(flush),
+                }
+            }
+            if let Err(error) = self.write(&rows) {
+                tracing::error!(%error, n_rows = rows.len(), "the history has a gap");
+            }
+            self.backlog.fetch_sub(rows.len(), Ordering::Relaxed);
+            if !flushes.is_empty() {
+                match self.database.persist(PersistMode::SyncAll) {
+                    Ok(()) => {
+                        for flush in flushes.drain(..) {
+                            // Whoever asked may have gone.
+                            let _gone = flush.send(());
+                        }
+                    }
+                    Err(error) => tracing::error!(%error, "cannot flush the history"),
+                }
+            }
+        }
+    }
+
+    fn write(&self, rows: &[Row]) -> Result<(), Error> {
+        let mut batch = self.database.batch();
+        // Rows of one delivery often come in one batch, where the disk does not know of them yet.
+        let mut known: HashMap<DeliveryId, v1::Delivery> = HashMap::new();
+        for row in rows {
+            let row = match row {
+                Row::Delivery(row) => row,
+                Row::Event(row) => {
+                    let bucket = self.buckets.open(Day::of(row.accept_time))?;
+                    let key = event_key(&row.tenant, row.webhook_id);
+                    batch.insert(&bucket.events, key, row.seq.to_be_bytes());
+                    continue;
+                }
+            };
+            let (id, accept_time, subject) = row.key();
+            let bucket = self.buckets.open(Day::of(accept_time))?;
+            let key = delivery_key(&subject.tenant, id);
+            let before = match known.remove(&id) {
+                Some(delivery) => Some(delivery),
+                None => match bucket.deliveries.get(&key)? {
+                    Some(bytes) => v1::Delivery::decode(&*bytes).ok(),
+                    None => None,
+                },
+            };
+            let Some(delivery) = row.apply(before.clone()) else {
+                known.extend(before.map(|it| (id, it)));
+                continue;
+            };
+            batch.insert(&bucket.deliveries, key, delivery.encode_to_vec());
+            known.insert(id, delivery);
+            if let DeliveryRow::Attempted { attempt, .. } = row {
+                let key = attempt_key(id, attempt.number);
+                batch.insert(&bucket.attempts, key, attempt.encode_to_vec());
+            }
+            if let DeliveryRow::Attempted { standing, .. } | DeliveryRow::Settled { standing, .. } =
+                row
+                && let Standing::DeadLettered { event, .. } = standing
+            {
+                batch.insert(&bucket.dead, dead_key(id), event.as_ref());
+            }
+        }
+        batch.commit()?;
+        Ok(())
+    }
+}

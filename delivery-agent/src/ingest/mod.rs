@@ -1,0 +1,189 @@
+//! Events on their way in: whose they are, whether they are well-formed, whom they match, and into
+//! the journal. It knows nothing of how they arrived or of what becomes of them.
+//!
+//! **Invariant:** an event is answered as accepted only after the journal has it on stable storage;
+//! of one that is refused nothing is kept.
+
+pub mod redelivery;
+
+use std::time::Duration;
+
+use hookfleet_contract::{
+    event::{Event, Limits},
+    id::WebhookId,
+    name::{EventName, TenantId},
+    violation::Violations,
+};
+use hookfleet_proto::cloudevents::CloudEvent;
+use prost::Message as _;
+
+use crate::{
+    clock::Clock,
+    directory::{Directory, Tenant},
+    journal::{self, Appended, Journal, NewEvent, Target},
+    slots::{Owner, Slots},
+};
+
+/// What ingest works with; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    /// This agent.
+    pub agent_id: String,
+    /// What is known of tenants.
+    pub directory: Directory,
+    /// Who owns which slot.
+    pub slots: Slots,
+    /// Where accepted events go.
+    pub journal: Journal,
+    /// What an event may be.
+    pub limits: Limits,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// An event that is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The event's name.
+    pub event: EventName,
+    /// How many subscriptions it matched.
+    pub n_deliveries: u32,
+    /// It was accepted before.
+    pub duplicate: bool,
+}
+
+/// Why nothing of a request is accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is no such tenant.
+    #[error("tenant {0} does not exist")]
+    UnknownTenant(TenantId),
+    /// The tenant is suspended.
+    #[error("tenant {0} is suspended")]
+    Suspended(TenantId),
+    /// Another agent takes this tenant's events, or none does yet.
+    #[error("this agent does not own the slot of tenant {tenant}")]
+    NotOwner {
+        /// The tenant.
+        tenant: TenantId,
+        /// Who does.
+        owner: Option<Owner>,
+    },
+}
+
+/// Why one event is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The event is not what the CloudEvents specification or the limits allow.
+    #[error("the event is not valid")]
+    Invalid(#[source] Violations),
+    /// The journal did not take it.
+    #[error("the event was not stored")]
+    Journal(#[source] journal::Error),
+}
+
+/// When to come back after an overload: about a group commit of a slow disk.
+pub const OVERLOAD_PAUSE: Duration = Duration::from_millis(250);
+
+// === impl Ingest ===
+
+impl Ingest {
+    /// Accepts a tenant's events; each has its own result, in the same order.
+    ///
+    /// # Errors
+    /// [`Refused`] if none of them can be accepted here.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown which events are accepted; publishing them again is
+    /// answered as a duplicate.
+    pub async fn publish(
+        &self,
+        tenant_id: &TenantId,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<Result<Receipt, Error>>, Refused> {
+        let tenant = self.admit(tenant_id)?;
+        let mut results = Vec::with_capacity(events.len());
+        let mut accepted = Vec::with_capacity(events.len());
+        for event in events {
+            results.push(match self.prepare(tenant_id, &tenant, event) {
+                Ok(event) => {
+                    accepted.push(event);
+                    None
+                }
+                Err(violations) => Some(Error::Invalid(violations)),
+            });
+        }
+        let ids: Vec<WebhookId> = accepted.iter().map(|it| it.webhook_id).collect();
+        let mut appended = self.append(accepted).await.into_iter().zip(ids);
+        let result = |invalid: Option<Error>| match invalid {
+            Some(error) => Err(error),
+            None => match appended.next() {
+                Some((Ok(appended), event)) => Ok(receipt(tenant_id, event, &appended)),
+                Some((Err(error), _)) => Err(Error::Journal(error)),
+                None => unreachable!("one result for each event that was appended"),
+            },
+        };
+        Ok(results.into_iter().map(result).collect())
+    }
+
+    fn admit(&self, tenant: &TenantId) -> Result<std::sync::Arc<Tenant>, Refused> {
+        let owner = self.slots.owner(tenant);
+        if owner.as_ref().is_none_or(|it| it.agent_id != self.agent_id) {
+            return Err(Refused::NotOwner {
+                tenant: tenant.clone(),
+                owner,
+            });
+        }
+        let known = self.directory.tenant(tenant);
+        let known = known.ok_or_else(|| Refused::UnknownTenant(tenant.clone()))?;
+        if known.is_suspended() {
+            return Err(Refused::Suspended(tenant.clone()));
+        }
+        Ok(known)
+    }
+
+    /// Checks an event and finds the subscriptions that want it.
+    fn prepare(
+        &self,
+        tenant_id: &TenantId,
+        tenant: &Tenant,
+        event: CloudEvent,
+    ) -> Result<NewEvent, Violations> {
+        let event = Event::try_new(event, &self.limits)?;
+        let targets = tenant.matching(event.event_type()).into_iter();
+        let targets = targets.map(|it| Target {
+            uid: it.uid,
+            subscription: it.name.subscription.clone(),
+        });
+        Ok(NewEvent {
+            tenant: tenant_id.clone(),
+            webhook_id: WebhookId::of(tenant_id, event.source(), event.id()),
+            accept_time: self.clock.now(),
+            targets: targets.collect(),
+            redelivery_of: None,
+            event: event.cloud_event().encode_to_vec().into(),
+        })
+    }
+
+    async fn append(&self, events: Vec<NewEvent>) -> Vec<Result<Appended, journal::Error>> {
+        let n_events = events.len();
+        if n_events == 0 {
+            return Vec::new();
+        }
+        match self.journal.append_all(events).await {
+            Ok(appended) => appended.into_iter().map(Ok).collect(),
+            Err(error) => (0..n_events).map(|_| Err(error.clone())).collect(),
+        }
+    }
+}
+
+fn receipt(tenant: &TenantId, event: WebhookId, appended: &Appended) -> Receipt {
+    Receipt {
+        event: EventName {
+            tenant: tenant.clone(),
+            event,
+        },
+        n_deliveries: appended.n_targets,
+        duplicate: appended.duplicate,
+    }
+}

@@ -1,0 +1,221 @@
+//! The first event of each webhook id within the window. Those of live segments are in the writer's
+//! memory; when a segment retires they go to keyspaces that are dropped whole when they are too
+//! old.
+//!
+//! **Invariant:** within the window an id is in memory, or on disk, or new. Callers look at the disk
+//! before the writer looks into its memory; if ids left the memory in between, which the generation
+//! tells, the writer looks at the disk again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use hookfleet_contract::{id::WebhookId, time::Timestamp};
+
+use super::{Error, inbox::Asked, model::NewEvent};
+
+/// Keyspaces are called after the window they begin in.
+const PREFIX: &str = "journal-ids-";
+/// How many ids go to the disk at once.
+const BATCH: usize = 4096;
+
+/// The first event with an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct First {
+    pub(super) seq: u64,
+    pub(super) n_targets: u32,
+    pub(super) accept_time: Timestamp,
+}
+
+/// The ids of live segments.
+#[derive(Debug)]
+pub(super) struct Recent {
+    window: Duration,
+    ids: HashMap<WebhookId, First>,
+}
+
+/// The ids of retired segments, on disk.
+pub(super) struct Older {
+    window: Duration,
+    buckets: RwLock<BTreeMap<u64, Keyspace>>,
+    generation: AtomicU64,
+}
+
+// === impl Recent ===
+
+impl Recent {
+    pub(super) fn new(window: Duration, ids: impl Iterator<Item = (WebhookId, First)>) -> Self {
+        Self {
+            window,
+            ids: ids.collect(),
+        }
+    }
+
+    /// The first event with this one's id, if it is a duplicate.
+    pub(super) fn first(
+        &self,
+        asked: &Asked,
+        generation: u64,
+        older: &Older,
+    ) -> Result<Option<First>, Error> {
+        let Asked { event, first } = asked;
+        if event.redelivery_of.is_some() {
+            return Ok(None);
+        }
+        if let Some(&recent) = self.ids.get(&event.webhook_id)
+            && is_within(self.window, recent, event.accept_time)
+        {
+            return Ok(Some(recent));
+        }
+        if generation == older.generation() {
+            Ok(*first)
+        } else {
+            older.first(event)
+        }
+    }
+
+    pub(super) fn insert(&mut self, id: WebhookId, first: First) {
+        self.ids.insert(id, first);
+    }
+
+    /// Forgets ids that are on disk now.
+    pub(super) fn forget(&mut self, ids: Vec<(WebhookId, u64)>) {
+        for (id, seq) in ids {
+            // A later event may have the id by now.
+            if self.ids.get(&id).is_some_and(|it| it.seq == seq) {
+                self.ids.remove(&id);
+            }
+        }
+    }
+}
+
+// === impl Older ===
+
+impl Older {
+    pub(super) fn open(database: &Database, window: Duration) -> Result<Self, Error> {
+        let mut buckets = BTreeMap::new();
+        for name in database.list_keyspace_names() {
+            let bucket = name.strip_prefix(PREFIX).and_then(|it| it.parse().ok());
+            if let Some(bucket) = bucket {
+                let keyspace = database.keyspace(&name, KeyspaceCreateOptions::default)?;
+                buckets.insert(bucket, keyspace);
+            }
+        }
+        Ok(Self {
+            window,
+            buckets: RwLock::new(buckets),
+            generation: AtomicU64::new(0),
+        })
+    }
+
+    /// Changes whenever the writer was told to forget ids.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn bump_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The first event with this one's id.
+    pub(super) fn first(&self, event: &NewEvent) -> Result<Option<First>, Error> {
+        if event.redelivery_of.is_some() {
+            return Ok(None);
+        }
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        for bucket in buckets.values().rev() {
+            if let Some(first) = bucket.get(event.webhook_id.0)?.and_then(|it| decode(&it))
+                && is_within(self.window, first, event.accept_time)
+            {
+                return Ok(Some(first));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts ids on disk, not synced, if they are still of use at `now`.
+    pub(super) fn keep(
+        &self,
+        database: &Database,
+        ids: impl Iterator<Item = (WebhookId, First)>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let mut batch = database.batch();
+        for (id, first) in ids.filter(|(_, first)| is_within(self.window, *first, now)) {
+            let bucket = self.bucket(database, first.accept_time)?;
+            batch.insert(&bucket, id.0, encode(first));
+            if batch.len() == BATCH {
+                batch.commit()?;
+                batch = database.batch();
+            }
+        }
+        batch.commit()?;
+        Ok(())
+    }
+
+    /// Drops keyspaces that have nothing within the window.
+    pub(super) fn drop_expired(&self, database: &Database, now: Timestamp) -> Result<(), Error> {
+        let current = self.bucket_number(now);
+        let mut expired = Vec::new();
+        {
+            let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
+            while let Some(entry) = buckets.first_entry()
+                && *entry.key() + 1 < current
+            {
+                expired.push(entry.remove());
+            }
+        }
+        for bucket in expired {
+            database.delete_keyspace(bucket)?;
+        }
+        Ok(())
+    }
+
+    fn bucket(&self, database: &Database, accept_time: Timestamp) -> Result<Keyspace, Error> {
+        let number = self.bucket_number(accept_time);
+        {
+            let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(bucket) = buckets.get(&number) {
+                return Ok(bucket.clone());
+            }
+        }
+        let name = format!("{PREFIX}{number}");
+        let bucket = database.keyspace(&name, KeyspaceCreateOptions::default)?;
+        let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
+        buckets.insert(number, bucket.clone());
+        Ok(bucket)
+    }
+
+    fn bucket_number(&self, time: Timestamp) -> u64 {
+        let window = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
+        time.0 / window.max(1)
+    }
+}
+
+fn is_within(window: Duration, first: First, now: Timestamp) -> bool {
+    now.since(first.accept_time) < window
+}
+
+fn encode(first: First) -> [u8; 20] {
+    let mut value = [0; 20];
+    value[..8].copy_from_slice(&first.seq.to_be_bytes());
+    value[8..12].copy_from_slice(&first.n_targets.to_be_bytes());
+    value[12..].copy_from_slice(&first.accept_time.0.to_be_bytes());
+    value
+}
+
+fn decode(value: &[u8]) -> Option<First> {
+    let (seq, rest) = value.split_first_chunk()?;
+    let (n_targets, accept_time) = rest.split_first_chunk()?;
+    Some(First {
+        seq: u64::from_be_bytes(*seq),
+        n_targets: u32::from_be_bytes(*n_targets),
+        accept_time: Timestamp(u64::from_be_bytes(accept_time.try_into().ok()?)),
+    })
+}

@@ -1,0 +1,207 @@
+//! What waits for the writer: a queue that is emptied in one go, with a bound on the bytes of
+//! events. Outcomes are not bounded here: their number follows from the attempts in flight.
+//!
+//! **Invariant:** the lock is held for moving pointers only, never across encoding or disk.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hookfleet_contract::id::WebhookId;
+use tokio::sync::oneshot;
+
+use super::{
+    Error,
+    duplicates::First,
+    model::{Appended, NewEvent, Outcome},
+};
+
+/// About what a disk takes in a few milliseconds; more would only make the first wait for the last.
+const GROUP_BYTES: usize = 4 << 20;
+/// What an event and each of its targets cost besides their content.
+const EVENT_OVERHEAD: usize = 256;
+const TARGET_OVERHEAD: usize = 96;
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    max_bytes: usize,
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+/// Some events to append, answered together.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) events: Vec<Asked>,
+    /// See [`super::duplicates::Older::generation`].
+    pub(super) generation: u64,
+    pub(super) reply: oneshot::Sender<Result<Vec<Appended>, Error>>,
+}
+
+/// An event to append.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) event: NewEvent,
+    /// What is known of it on disk: the first event with its webhook id.
+    pub(super) first: Option<First>,
+}
+
+/// What the writer takes at once.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) requests: Vec<Request>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) flushes: Vec<oneshot::Sender<()>>,
+    /// Ids that are on disk by now.
+    pub(super) forget: Vec<(WebhookId, u64)>,
+    pub(super) closed: Option<Closed>,
+}
+
+/// How the journal ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Closed {
+    /// Sync, and leave a marker.
+    pub(super) cleanly: bool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: VecDeque<(usize, Request)>,
+    bytes: usize,
+    outcomes: Vec<Outcome>,
+    flushes: Vec<oneshot::Sender<()>>,
+    forget: Vec<(WebhookId, u64)>,
+    closed: Option<Closed>,
+    stopped: bool,
+}
+
+// === impl Inbox ===
+
+impl Inbox {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            max_bytes,
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// Queues events, unless too many wait. One request is always taken when nothing waits.
+    pub(super) fn append(&self, request: Request) -> Result<(), Error> {
+        let bytes = request.bytes();
+        let mut waiting = self.open()?;
+        if waiting.bytes > 0 && waiting.bytes + bytes > self.max_bytes {
+            return Err(Error::Overloaded);
+        }
+        waiting.bytes += bytes;
+        waiting.requests.push_back((bytes, request));
+        self.wake(waiting);
+        Ok(())
+    }
+
+    pub(super) fn record(&self, outcome: Outcome) {
+        if let Ok(mut waiting) = self.open() {
+            waiting.outcomes.push(outcome);
+            self.wake(waiting);
+        }
+    }
+
+    pub(super) fn flush(&self, reply: oneshot::Sender<()>) -> Result<(), Error> {
+        let mut waiting = self.open()?;
+        waiting.flushes.push(reply);
+        self.wake(waiting);
+        Ok(())
+    }
+
+    /// Tells the writer which ids it need not remember.
+    pub(super) fn forget(&self, ids: Vec<(WebhookId, u64)>) {
+        let mut waiting = self.lock();
+        waiting.forget.extend(ids);
+    }
+
+    /// Refuses new work; what waits is still done. The first word counts.
+    pub(super) fn close(&self, cleanly: bool) {
+        let mut waiting = self.lock();
+        waiting.closed.get_or_insert(Closed { cleanly });
+        self.wake(waiting);
+    }
+
+    /// Refuses everything and drops what waits, which answers it.
+    pub(super) fn stop(&self) {
+        let dropped = {
+            let mut waiting = self.lock();
+            waiting.stopped = true;
+            std::mem::take(&mut waiting.requests)
+        };
+        drop(dropped);
+    }
+
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Waits for work, at most `patience`, and takes a group of it.
+    pub(super) fn take(&self, patience: Duration) -> Batch {
+        let waiting = self.lock();
+        let (mut waiting, _) = self
+            .arrived
+            .wait_timeout_while(waiting, patience, |it| it.is_idle())
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut batch = Batch {
+            outcomes: std::mem::take(&mut waiting.outcomes),
+            flushes: std::mem::take(&mut waiting.flushes),
+            forget: std::mem::take(&mut waiting.forget),
+            ..Batch::default()
+        };
+        let mut n_bytes = 0;
+        while n_bytes < GROUP_BYTES
+            && let Some((bytes, request)) = waiting.requests.pop_front()
+        {
+            n_bytes += bytes;
+            waiting.bytes -= bytes;
+            batch.requests.push(request);
+        }
+        if waiting.requests.is_empty() {
+            batch.closed = waiting.closed;
+        }
+        batch
+    }
+
+    fn open(&self) -> Result<MutexGuard<'_, Waiting>, Error> {
+        let waiting = self.lock();
+        if waiting.stopped || waiting.closed.is_some() {
+            return Err(Error::Stopped);
+        }
+        Ok(waiting)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+}
+
+impl Waiting {
+    fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+            && self.outcomes.is_empty()
+            && self.flushes.is_empty()
+            && self.closed.is_none()
+    }
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        let bytes = |it: &Asked| {
+            EVENT_OVERHEAD + it.event.event.len() + TARGET_OVERHEAD * it.event.targets.len()
+        };
+        self.events.iter().map(bytes).sum()
+    }
+}

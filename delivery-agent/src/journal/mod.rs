@@ -1,0 +1,381 @@
+//! The durable log of an agent: events with their targets, and what became of them. It knows
+//! nothing of matching, scheduling or HTTP.
+//!
+//! ```text
+//! append ─▶ inbox ─▶ writer ─▶ log ─▶ fdatasync ─▶ answer, index, driver
+//! record ─▶   ┘         └─▶ keeper ─▶ retires, evicts and unlinks segments
+//! ```
+//!
+//! - [`record`], [`segment`]: what bytes mean. Pure. [`storage`] is the seam to the file system.
+//! - [`inbox`], [`writer`], [`log`]: one thread appends whatever arrived during the last sync.
+//! - [`index`]: where events are found again.
+//! - [`table`]: which deliveries of the live segments are unsettled. Pure.
+//! - [`keeper`], [`lingering`], [`duplicates`], [`room`]: one thread keeps the number of live
+//!   segments small.
+//! - [`deferred`]: the queue on disk; an index that is rebuilt at every start.
+//! - [`recovery`]: from the bytes of an earlier run to all of the above.
+//!
+//! **Where truth lives.** A delivery's state is in the log while its segment is live, and in the
+//! `lingering` keyspace afterwards. A segment is live until all its deliveries are settled or until
+//! it is too old, when the unsettled rest moves to `lingering`, which is synced before the segment
+//! is renamed to `.retired`. Recovery reads the few live segments only. Everything else (the queue
+//! on disk, the index, the memory of recent ids) is derived.
+//!
+//! **Invariants:** an append is answered only after `fdatasync`; after a failed write or sync
+//! nothing is answered any more and the process must end; losing unsynced outcomes only causes
+//! duplicates; a damaged record never hides its neighbours and is never deleted by us.
+
+mod deferred;
+mod duplicates;
+mod error;
+mod inbox;
+mod index;
+mod keeper;
+mod lingering;
+mod log;
+mod model;
+mod record;
+mod recovery;
+mod room;
+mod segment;
+mod storage;
+mod table;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use deferred::Deferred;
+pub use error::Error;
+pub use model::{Appended, NewEvent, Outcome, Standing, StoredEvent, Target};
+pub use recovery::{Damage, PendingSummary, Recovered};
+
+use crate::clock::Clock;
+use duplicates::Older;
+use inbox::{Asked, Inbox, Request};
+use index::Index;
+use keeper::Keeper;
+use lingering::Lingering;
+use room::Room;
+use storage::{Disk, Storage};
+use writer::Writer;
+
+/// How a journal is kept. [`Config::new`] fills in the defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the segments are; created if missing.
+    pub dir: PathBuf,
+    /// Which journal this is, chosen at random once. The files of another one are refused.
+    pub id: u128,
+    /// The size of a segment, preallocated. An event must fit into one.
+    pub segment_bytes: u64,
+    /// The most bytes of events that may wait for the writer; beyond it [`Error::Overloaded`].
+    pub max_waiting_bytes: usize,
+    /// The most bytes of recent events kept in memory for [`Journal::read`].
+    pub cache_bytes: usize,
+    /// The free space below which events are refused. `None` is 5 % of the disk, at least two
+    /// segments and 64 MiB.
+    pub min_free_bytes: Option<u64>,
+    /// The most sealed segments that recovery has to read.
+    pub max_live_segments: usize,
+    /// How long a repeated webhook id is answered as a duplicate.
+    pub duplicate_window: Duration,
+    /// How long events are kept for redelivery.
+    pub retention: Duration,
+    /// The most bytes of retired segments that are kept for redelivery.
+    pub retention_bytes: u64,
+    /// The time.
+    pub clock: Clock,
+    /// Cancelled when the disk can no longer be trusted; the process must then end at once.
+    pub fatal: CancellationToken,
+}
+
+/// A cheap handle to the log.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+}
+
+/// How the journal is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Segments that recovery would read.
+    pub n_live_segments: u64,
+    /// Segments that are kept for redelivery only.
+    pub n_retired_segments: u64,
+    /// Their bytes together.
+    pub segment_bytes: u64,
+    /// Unsettled deliveries whose events are in live segments.
+    pub n_unsettled: u64,
+    /// Unsettled deliveries of older events.
+    pub n_lingering: u64,
+    /// Bytes of events that wait for the writer.
+    pub waiting_bytes: u64,
+    /// Free bytes of the disk when it was last looked at.
+    pub free_bytes: u64,
+    /// The number of the next event.
+    pub next_seq: u64,
+}
+
+struct Shared {
+    inbox: Arc<Inbox>,
+    index: Arc<Index>,
+    older: Arc<Older>,
+    lingering: Arc<Lingering>,
+    room: Arc<Room>,
+    n_unsettled: Arc<AtomicU64>,
+    max_event_bytes: u64,
+    deferred: Deferred,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// A journal in `dir` with the default bounds.
+    #[must_use]
+    pub fn new(dir: PathBuf, id: u128, clock: Clock, fatal: CancellationToken) -> Self {
+        Self {
+            dir,
+            id,
+            segment_bytes: 64 << 20,
+            max_waiting_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+            min_free_bytes: None,
+            max_live_segments: 4,
+            duplicate_window: Duration::from_secs(24 * 60 * 60),
+            retention: Duration::from_secs(72 * 60 * 60),
+            retention_bytes: 16 << 30,
+            clock,
+            fatal,
+        }
+    }
+}
+
+// === impl Journal ===
+
+impl Journal {
+    /// Opens the log, creating it if there is none, and brings `database` in line with it. Every
+    /// event goes to `accepted` once it is durable; the writer waits while that channel is full.
+    /// Blocks for as long as reading the live segments takes.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process has it open, [`Error::Foreign`] if it is another
+    /// journal's, else what the disk or the database said.
+    pub fn open(
+        config: Config,
+        database: &fjall::Database,
+        accepted: mpsc::Sender<Arc<StoredEvent>>,
+    ) -> Result<(Self, Recovered), Error> {
+        Self::open_on(Arc::new(Disk), config, database, accepted)
+    }
+
+    fn open_on(
+        storage: Arc<dyn Storage>,
+        config: Config,
+        database: &fjall::Database,
+        accepted: mpsc::Sender<Arc<StoredEvent>>,
+    ) -> Result<(Self, Recovered), Error> {
+        let lock = recovery::lock(&config.dir)?;
+        let opened = recovery::recover(Arc::clone(&storage), &config, database)?;
+        let inbox = Arc::new(Inbox::new(config.max_waiting_bytes));
+        let index = Arc::new(opened.index);
+        let older = Arc::new(opened.older);
+        let lingering = Arc::new(opened.lingering);
+        let n_unsettled = Arc::new(AtomicU64::new(opened.table.n_unsettled()));
+        let room = Arc::new(Room::new(Arc::clone(&storage), &config));
+        let keeper = Keeper {
+            config: config.clone(),
+            storage,
+            room: Arc::clone(&room),
+            database: database.clone(),
+            table: opened.table,
+            index: Arc::clone(&index),
+            older: Arc::clone(&older),
+            lingering: Arc::clone(&lingering),
+            inbox: Arc::clone(&inbox),
+            n_unsettled: Arc::clone(&n_unsettled),
+        };
+        let (groups, keeper) = keeper.start()?;
+        let max_event_bytes = log::max_record(config.segment_bytes);
+        let writer = Writer {
+            log: opened.log,
+            inbox: Arc::clone(&inbox),
+            index: Arc::clone(&index),
+            older: Arc::clone(&older),
+            recent: opened.recent,
+            room: Arc::clone(&room),
+            groups,
+            accepted,
+            config,
+            keeper,
+            lock,
+        };
+        let threads = Mutex::new(vec![writer.start()?]);
+        let shared = Shared {
+            inbox,
+            index,
+            older,
+            lingering,
+            room,
+            n_unsettled,
+            max_event_bytes,
+            deferred: opened.deferred,
+            threads,
+        };
+        let journal = Self {
+            shared: Arc::new(shared),
+        };
+        Ok((journal, opened.recovered))
+    }
+
+    /// Appends one event; resolves when it is durable. An event whose webhook id was appended
+    /// within the window, and which is not a redelivery, is answered with the first one's number.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] and [`Error::DiskFull`]: nothing is kept, try again later.
+    /// [`Error::TooLarge`]: never. [`Error::Stopped`]: it is unknown whether the event is kept.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the event to its fate; appending it again is a duplicate.
+    pub async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
+        let appended = self.append_all(vec![event]).await?;
+        appended.into_iter().next().ok_or(Error::Stopped)
+    }
+
+    /// Appends events, in order, with one answer for all.
+    ///
+    /// # Errors
+    /// As [`Journal::append`]. If the disk fills up in between, the first of them may be kept;
+    /// appending them again answers those as duplicates.
+    ///
+    /// # Cancel safety
+    /// As [`Journal::append`].
+    pub async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let generation = self.shared.older.generation();
+        let mut asked = Vec::with_capacity(events.len());
+        for event in events {
+            let bytes = record::new_event_size(&event) as u64;
+            if bytes > self.shared.max_event_bytes {
+                return Err(Error::TooLarge { bytes });
+            }
+            let first = self.shared.older.first(&event)?;
+            asked.push(Asked { event, first });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.shared.inbox.append(Request {
+            events: asked,
+            generation,
+            reply,
+        })?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Appends what became of a delivery. It is written soon, synced within 200 ms, and answered
+    /// to nobody: if it is lost in a crash the attempt is made again.
+    pub fn record(&self, outcome: Outcome) {
+        self.shared.inbox.record(outcome);
+    }
+
+    /// Reads a durable event back: from memory if it is recent, else from the disk.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the disk lost it, else what the disk or the database said.
+    pub fn read(&self, seq: u64) -> Result<Option<Arc<StoredEvent>>, Error> {
+        match self.shared.index.read(seq)? {
+            Some(event) => Ok(Some(event)),
+            None => Ok(self.shared.lingering.event(seq)?.map(Arc::new)),
+        }
+    }
+
+    /// The queue on disk of deliveries that wait for their time.
+    #[must_use]
+    pub fn deferred(&self) -> Deferred {
+        self.shared.deferred.clone()
+    }
+
+    /// Resolves when everything recorded before is durable.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn flush(&self) -> Result<(), Error> {
+        let (reply, done) = oneshot::channel();
+        self.shared.inbox.flush(reply)?;
+        done.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Stops the journal: what was recorded is synced, and a marker says that this was done.
+    /// Other handles get [`Error::Stopped`] from then on. Does nothing the second time.
+    pub async fn close(&self) {
+        self.shared.inbox.close(true);
+        self.join().await;
+    }
+
+    /// Stops as a crash does: nothing is synced and no marker is written.
+    #[cfg(test)]
+    async fn abandon(&self) {
+        self.shared.inbox.close(false);
+        self.join().await;
+    }
+
+    async fn join(&self) {
+        let threads = std::mem::take(
+            &mut *self
+                .shared
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for thread in threads {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("a thread of the journal panicked");
+            }
+        }
+    }
+
+    /// How the journal is doing.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            n_unsettled: self.shared.n_unsettled.load(Ordering::Relaxed),
+            n_lingering: self.shared.lingering.n_deliveries(),
+            waiting_bytes: self.shared.inbox.waiting_bytes() as u64,
+            free_bytes: self.shared.room.free(),
+            ..Stats::default()
+        };
+        self.shared.index.add_to(&mut stats);
+        stats
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.inbox.close(true);
+    }
+}

@@ -1,0 +1,140 @@
+//! What the journal keeps: events with their targets, and outcomes.
+
+use bytes::Bytes;
+use hookfleet_contract::{
+    id::{DeliveryId, WebhookId},
+    name::{SubscriptionId, TenantId},
+    retry::Progress,
+    time::Timestamp,
+};
+use hookfleet_proto::v1::DeadLetterReason;
+
+use crate::core::Uid;
+
+/// An event to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What receivers know it by.
+    pub webhook_id: WebhookId,
+    /// When it was accepted.
+    pub accept_time: Timestamp,
+    /// The subscriptions it matched. May be empty: then only its webhook id is of use.
+    pub targets: Vec<Target>,
+    /// The delivery that it repeats, if it is a redelivery; these are never duplicates.
+    pub redelivery_of: Option<DeliveryId>,
+    /// The encoded `CloudEvent`.
+    pub event: Bytes,
+}
+
+/// One subscription that an event matched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The subscription's uid, which is never used again.
+    pub uid: Uid,
+    /// Its id.
+    pub subscription: SubscriptionId,
+}
+
+/// An event that is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its number: dense and increasing.
+    pub seq: u64,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What receivers know it by.
+    pub webhook_id: WebhookId,
+    /// When it was accepted.
+    pub accept_time: Timestamp,
+    /// The subscriptions it matched.
+    pub targets: Vec<Target>,
+    /// The delivery that it repeats, if it is a redelivery.
+    pub redelivery_of: Option<DeliveryId>,
+    /// The encoded `CloudEvent`.
+    pub event: Bytes,
+}
+
+/// The answer to an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The event's number; of a duplicate, the first one's.
+    pub seq: u64,
+    /// How many subscriptions it matched; of a duplicate, the first one.
+    pub n_targets: u32,
+    /// It was appended before.
+    pub duplicate: bool,
+}
+
+/// What became of a delivery, so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which delivery.
+    pub delivery: DeliveryId,
+    /// Where it stands in its schedule.
+    pub progress: Progress,
+    /// What became of it.
+    pub standing: Standing,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Where a delivery stands after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The receiver took it. Settled.
+    Succeeded,
+    /// Given up. Settled.
+    DeadLettered(DeadLetterReason),
+    /// It will be attempted again.
+    Deferred {
+        /// When.
+        due: Timestamp,
+    },
+}
+
+// === impl StoredEvent ===
+
+impl StoredEvent {
+    /// The event as it is kept under `seq`.
+    pub(super) fn new(seq: u64, new: NewEvent) -> Self {
+        Self {
+            seq,
+            tenant: new.tenant,
+            webhook_id: new.webhook_id,
+            accept_time: new.accept_time,
+            targets: new.targets,
+            redelivery_of: new.redelivery_of,
+            event: new.event,
+        }
+    }
+
+    /// Its deliveries, one for each target.
+    pub fn deliveries(&self) -> impl Iterator<Item = (DeliveryId, &Target)> {
+        let id = |target| DeliveryId {
+            seq: self.seq,
+            target,
+        };
+        (0..).map(id).zip(&self.targets)
+    }
+
+    /// How many subscriptions it matched.
+    #[must_use]
+    pub fn n_targets(&self) -> u32 {
+        u32::try_from(self.targets.len()).unwrap_or(u32::MAX)
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// Whether the delivery is over.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        match self {
+            Self::Succeeded | Self::DeadLettered(_) => true,
+            Self::Deferred { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The connection to the control plane: keeps one sync stream, puts what comes over it in force,
+//! acknowledges, and saves snapshots. What an update means is the mirror's to say.
+//!
+//! **Invariant:** whatever was applied stays applied in every state of the connection.
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
+use hookfleet_contract::subscription::Subscription;
+use hookfleet_proto::{
+    fleet::{
+        Goaway, Heartbeat, Hello, SuspendReport, SyncRequest, SyncResponse, Welcome,
+        sync_request::Message as Request, sync_response::Message as Response,
+        sync_service_client::SyncServiceClient,
+    },
+    v1::subscription::SuspendReason,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Streaming, transport::Endpoint};
+
+use super::{
+    mirror::{Applied, ForeignCluster, Mirror},
+    snapshot,
+};
+use crate::{core::Counts, directory::Directory, driver, slots::Slots};
+
+/// A full set of a large fleet comes in chunks of 1 MiB; one resource can be larger than that.
+const MAX_MESSAGE_BYTES: usize = 8 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// Reconnections: 0.2 s × 1.6ⁿ up to 15 s, ± 40 %; back to the start after 30 s of a live stream.
+const BACKOFF: (f64, f64, f64) = (0.2, 1.6, 15.0);
+const STEADY: Duration = Duration::from_secs(30);
+/// The disk gets at most a twentieth of the time: a snapshot that took 1 s is not followed by another for 20 s.
+const SNAPSHOT_PAUSE: (Duration, u32) = (Duration::from_secs(1), 20);
+
+/// Who this agent is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Unique in the cluster.
+    pub agent_id: String,
+    /// Random for each start.
+    pub incarnation: String,
+    /// Where it takes events: `http://host:port`.
+    pub address: String,
+}
+
+/// What the client needs and feeds.
+#[derive(Debug)]
+pub struct Config {
+    /// Control planes to try in turn: `http://host:port`.
+    pub control_planes: Vec<Endpoint>,
+    /// Who this agent is.
+    pub identity: Identity,
+    /// What is known, perhaps from a snapshot.
+    pub mirror: Mirror,
+    /// Where snapshots go.
+    pub snapshots: snapshot::Store,
+    /// Where changes take effect.
+    pub directory: Directory,
+    /// Where changes of the slot table take effect.
+    pub slots: Slots,
+    /// Who delivers.
+    pub driver: driver::Handle,
+    /// Subscriptions whose receivers want no more.
+    pub suspensions: mpsc::UnboundedReceiver<(Arc<Subscription>, SuspendReason)>,
+    /// Cancelled once everything has been heard of.
+    pub synced: CancellationToken,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot reach the control plane")]
+    Transport(#[source] Box<dyn StdError + Send + Sync>),
+    #[error("the control plane was silent for {0:?}")]
+    Silent(Duration),
+    #[error("the control plane broke the protocol: {0}")]
+    Protocol(&'static str),
+    #[error("the control plane ended the stream")]
+    Ended,
+    #[error("the control plane asked to reconnect: {reason}")]
+    Goaway { reason: String, pause: Duration },
+    #[error(transparent)]
+    ForeignCluster(#[from] ForeignCluster),
+}
+
+/// Keeps the agent in sync.
+#[derive(Debug)]
+pub struct Client {
+    config: Config,
+    all_known: bool,
+    /// Reports that no control plane has been sent yet.
+    reports: Vec<SuspendReport>,
+    unsaved: bool,
+    save_after: Instant,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client that is not connected yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            all_known: false,
+            reports: Vec::new(),
+            unsaved: false,
+            save_after: Instant::now(),
+        }
+    }
+
+    /// Stays connected until `shutdown`, then saves what is unsaved.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut failures = 0;
+        for control_plane in self.config.control_planes.clone().iter().cycle() {
+            let live = tokio::time::Instant::now();
+            let ended = tokio::select! {
+                () = shutdown.cancelled() => break,
+                ended = self.stream(control_plane) => ended,
+            };
+            failures = if live.elapsed() > STEADY {
+                0
+            } else {
+                failures + 1
+            };
+            let mut pause = backoff(failures, rand::random());
+            match ended {
+                Error::Goaway {
+                    reason,
+                    pause: wanted,
+                } => {
+                    tracing::info!(reason, "control plane asked to reconnect");
+                    pause = wanted;
+                }
+                Error::ForeignCluster(error) => {
+                    tracing::error!(%error, "refused to sync");
+                }
+                error @ (Error::Transport(_) | Error::Silent(_) | Error::Protocol(_) | Error::Ended) => {
+                    let cause = error.source().map(ToString::to_string);
+                    tracing::warn!(%error, cause, ?pause, "sync interrupted");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.save().await;
+    }
+
+    /// One stream, until it fails.
+    async fn stream(&mut self, control_plane: &Endpoint) -> Error {
+        match self.session(control_plane).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn session(
+        &mut self,
+        control_plane: &Endpoint,
+    ) -> Result<std::convert::Infallible, Error> {
+        let (requests, mut responses, welcome) = self.open(control_plane).await?;
+        let period = Duration::from_millis(u64::try_from(welcome.heartbeat_millis).unwrap_or(0))
+            .clamp(Duration::from_millis(100), Duration::from_secs(60));
+        self.config.mirror.handle_welcome(&welcome)?;
+        tracing::info!(
+            cluster = welcome.cluster_id,
+            "connected to the control plane"
+        );
+
+        let mut heartbeat = interval(period);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silence = Box::pin(tokio::time::sleep(period * 3));
+        for report in self.reports.drain(..) {
+            send(&requests, Request::SuspendReport(report)).await?;
+        }
+        loop {
+            tokio::select! {
+                // What the control plane says comes first: it is what the agent is for.
+                biased;
+                response = responses.message() => {
+                    silence.as_mut().reset(tokio::time::Instant::now() + period * 3);
+                    let response = response.map_err(transport)?.ok_or(Error::Ended)?;
+                    self.handle(response, &requests).await?;
+                }
+                Some((subscription, reason)) = self.config.suspensions.recv() => {
+                    let report = report(&subscription, reason);
+                    if let Err(error) = send(&requests, Request::SuspendReport(report.clone())).await {
+                        self.reports.push(report);
+                        return Err(error);
+                    }
+                }
+                () = sleep_until(self.save_after), if self.unsaved => self.save().await,
+                _ = heartbeat.tick() => {
+                    let Counts { n_waiting, n_in_flight } = self.config.driver.counts();
+                    send(&requests, Request::Heartbeat(Heartbeat {
+                        applied_revision: self.config.mirror.revision(),
+                        pending_delivery_count: i64::try_from(n_waiting).unwrap_or(i64::MAX),
+                        in_flight_count: i64::try_from(n_in_flight).unwrap_or(i64::MAX),
+                    })).await?;
+                }
+                () = &mut silence => return Err(Error::Silent(period * 3)),
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        control_plane: &Endpoint,
+    ) -> Result<(mpsc::Sender<SyncRequest>, Streaming<SyncResponse>, Welcome), Error> {
+        let endpoint = control_plane.clone().connect_timeout(CONNECT_TIMEOUT);
+        let channel = endpoint.connect().await.map_err(transport)?;
+        // Few messages are under way at once: one acknowledgement, one heartbeat, some reports.
+        let (requests, stream) = mpsc::channel(16);
+        send(&requests, Request::Hello(self.hello())).await?;
+        let mut client = SyncServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let opening = async {
+            let mut responses = client
+                .sync(ReceiverStream::new(stream))
+                .await
+                .map_err(transport)?
+                .into_inner();
+            let first = responses.message().await.map_err(transport)?;
+            match first.and_then(|it| it.message) {
+                Some(Response::Welcome(welcome)) => Ok((responses, welcome)),
+                Some(Response::Goaway(goaway)) => Err(goaway_error(goaway)),
+                Some(Response::Update(_) | Response::Bookmark(_)) | None => {
+                    Err(Error::Protocol("the first message is not a welcome"))
+                }
+            }
+        };
+        let (responses, welcome) = timeout(WELCOME_TIMEOUT, opening)
+            .await
+            .map_err(|_| Error::Silent(WELCOME_TIMEOUT))??;
+        Ok((requests, responses, welcome))
+    }
+
+    fn hello(&self) -> Hello {
+        let mirror = &self.config.mirror;
+        Hello {
+            cluster_id: mirror.cluster_id().to_owned(),
+            agent_id: self.config.identity.agent_id.clone(),
+            incarnation: self.config.identity.incarnation.clone(),
+            address: self.config.identity.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: mirror.revision(),
+            store_generation: mirror.store_generation().to_owned(),
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        response: SyncResponse,
+        requests: &mpsc::Sender<SyncRequest>,
+    ) -> Result<(), Error> {
+        match response.message {
+            Some(Response::Update(update)) => {
+                let applied = self.config.mirror.handle_update(update);
+                let ack = applied.ack.clone();
+                self.put_in_force(applied).await;
+                self.unsaved = true;
+                send(requests, Request::Ack(ack)).await
+            }
+            Some(Response::Bookmark(bookmark)) => {
+                self.config.mirror.handle_bookmark(bookmark.revision);
+                if !self.all_known {
+                    self.all_known = true;
+                    self.config.driver.all_known().await;
+                    self.config.synced.cancel();
+                }
+                Ok(())
+            }
+            Some(Response::Goaway(goaway)) => Err(goaway_error(goaway)),
+            Some(Response::Welcome(_)) => Err(Error::Protocol("a second welcome")),
+            // A message of a later version.
+            None => Ok(()),
+        }
+    }
+
+    async fn put_in_force(&self, applied: Applied) {
+        for rejection in &applied.ack.rejections {
+            tracing::warn!(
+                name = rejection.name,
+                reason = rejection.reason,
+                "cannot apply a resource; the last good one stays"
+            );
+        }
+        if let Some(table) = applied.slot_table {
+            self.config.slots.set(table);
+        }
+        let effects = self.config.directory.apply(applied.changes);
+        self.config.driver.effects(effects).await;
+    }
+
+    async fn save(&mut self) {
+        if !self.unsaved {
+            return;
+        }
+        let (store, snapshot) = (self.config.snapshots.clone(), self.config.mirror.snapshot());
+        let started = tokio::time::Instant::now();
+        let saved = tokio::task::spawn_blocking(move || store.save(&snapshot)).await;
+        match saved {
+            Ok(Ok(())) => self.unsaved = false,
+            Ok(Err(error)) => tracing::warn!(%error, "cannot save the snapshot"),
+            Err(error) => tracing::error!(%error, "saving the snapshot panicked"),
+        }
+        let (least, factor) = SNAPSHOT_PAUSE;
+        self.save_after = started + (started.elapsed() * factor).max(least);
+    }
+}
+
+async fn send(requests: &mpsc::Sender<SyncRequest>, message: Request) -> Result<(), Error> {
+    let request = SyncRequest {
+        message: Some(message),
+    };
+    requests.send(request).await.map_err(|_| Error::Ended)
+}
+
+fn transport(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+    Error::Transport(error.into())
+}
+
+fn goaway_error(goaway: Goaway) -> Error {
+    let min = u64::try_from(goaway.reconnect_min_millis).unwrap_or(0);
+    let max = u64::try_from(goaway.reconnect_max_millis).unwrap_or(0);
+    let millis = rand::random_range(min..=max.max(min));
+    Error::Goaway {
+        reason: goaway.reason,
+        pause: Duration::from_millis(millis),
+    }
+}
+
+fn report(subscription: &Subscription, reason: SuspendReason) -> SuspendReport {
+    SuspendReport {
+        subscription: subscription.name.to_string(),
+        uid: uuid::Uuid::from_bytes(subscription.uid).to_string(),
+        reason: reason.into(),
+    }
+}
+
+/// The pause after so many failures; `unit` is uniform in 0..1.
+fn backoff(failures: u32, unit: f64) -> Duration {
+    let (first, factor, most) = BACKOFF;
+    let pause = first * factor.powi(failures.min(30).cast_signed());
+    Duration::from_secs_f64(pause.min(most) * (0.6 + 0.8 * unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_spread() {
+        assert!(backoff(0, 0.5) < backoff(3, 0.5));
+        assert!(backoff(u32::MAX, 1.0) <= Duration::from_secs(21));
+        assert!(backoff(u32::MAX, 0.0) >= Duration::from_secs(9));
+    }
+}

@@ -1,0 +1,6 @@
+//! The agent's side of the sync stream: what it is told, what it keeps of that on disk, and the
+//! connection that it comes over.
+
+pub mod client;
+pub mod mirror;
+pub mod snapshot;

@@ -1,0 +1,169 @@
+//! Connections to addresses that were judged: never to a name. TLS verifies the name of the URL.
+
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::Resumption,
+    crypto::ring,
+    pki_types::{CertificateDer, IpAddr as TlsAddress, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use hookfleet_contract::target::{Host, Target};
+
+use crate::meter::{Budget, Metered};
+
+/// For all addresses of a target together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most headers of a response.
+const MAX_HEADERS: usize = 64;
+/// The most bytes of a response's head.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    #[error("no connection within {CONNECT_TIMEOUT:?}")]
+    ConnectTimeout,
+    #[error("connected to {0}, which was not asked for")]
+    OtherPeer(SocketAddr),
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+    #[error("no TLS within {HANDSHAKE_TIMEOUT:?}")]
+    TlsTimeout,
+    #[error("the name cannot be verified by TLS")]
+    Name,
+    #[error("HTTP cannot begin")]
+    Http(#[source] hyper::Error),
+}
+
+/// Makes connections.
+#[derive(Clone)]
+pub(crate) struct Connector(TlsConnector);
+
+/// A connection that requests are sent over.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) requests: SendRequest<Full<Bytes>>,
+    pub(crate) budget: Budget,
+    pub(crate) address: SocketAddr,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// Trusts the public certificate authorities and those in the PEM files.
+    pub(crate) fn new<P: AsRef<Path>>(ca_files: &[P]) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        for file in ca_files {
+            let unreadable =
+                |error| rustls::Error::General(format!("{}: {error}", file.as_ref().display()));
+            let certificates = CertificateDer::pem_file_iter(file).map_err(unreadable)?;
+            for certificate in certificates {
+                roots.add(certificate.map_err(unreadable)?)?;
+            }
+        }
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Tickets of one tenant must not be used by another; connections are kept alive instead.
+        config.resumption = Resumption::disabled();
+        Ok(Self(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// Connects to the first of the addresses that answers.
+    pub(crate) async fn connect(
+        &self,
+        target: &Target,
+        addresses: &[SocketAddr],
+    ) -> Result<Connection, Error> {
+        let (stream, address) = timeout(CONNECT_TIMEOUT, first(addresses))
+            .await
+            .map_err(|_| Error::ConnectTimeout)??;
+        let budget = Budget::default();
+        budget.refill(MAX_HEAD_BYTES * 4);
+        if !target.is_https() {
+            return speak(stream, budget, address).await;
+        }
+        let name = server_name(target.host()).ok_or(Error::Name)?;
+        let handshake = self.0.connect(name, Metered::new(stream, budget.clone()));
+        let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
+            .await
+            .map_err(|_| Error::TlsTimeout)?
+            .map_err(Error::Tls)?;
+        speak(stream, budget, address).await
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
+async fn first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Error> {
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    for &address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let peer = stream.peer_addr().map_err(Error::Connect)?;
+                if peer != address {
+                    return Err(Error::OtherPeer(peer));
+                }
+                stream.set_nodelay(true).map_err(Error::Connect)?;
+                return Ok((stream, address));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(Error::Connect(last))
+}
+
+fn server_name(host: &Host) -> Option<ServerName<'static>> {
+    match host {
+        Host::Domain(name) => ServerName::try_from(name.clone()).ok(),
+        Host::Ipv4(address) => Some(ServerName::IpAddress(TlsAddress::V4((*address).into()))),
+        Host::Ipv6(address) => Some(ServerName::IpAddress(TlsAddress::V6((*address).into()))),
+    }
+}
+
+/// Begins HTTP/1.1. The connection has a task of its own, which ends with it.
+async fn speak<T>(stream: T, budget: Budget, address: SocketAddr) -> Result<Connection, Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let metered = TokioIo::new(Metered::new(stream, budget.clone()));
+    let (requests, connection) = http1::Builder::new()
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .handshake(metered)
+        .await
+        .map_err(Error::Http)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::trace!(%error, "a connection ended");
+        }
+    });
+    Ok(Connection {
+        requests,
+        budget,
+        address,
+    })
+}

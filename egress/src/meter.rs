@@ -1,0 +1,100 @@
+//! A connection that counts what it reads. It bounds floods of headers, of interim responses, of
+//! chunk extensions and of bodies in one place, whatever the HTTP library does about them.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How much one attempt may still read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Budget(Arc<AtomicUsize>);
+
+/// A metered connection.
+#[derive(Debug)]
+pub(crate) struct Metered<T> {
+    inner: T,
+    budget: Budget,
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// A new attempt begins.
+    pub(crate) fn refill(&self, n_bytes: usize) {
+        self.0.store(n_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether everything was read that may be read.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Only the connection's own task spends.
+    fn spend(&self, n_bytes: usize) {
+        let left = self.0.load(Ordering::Relaxed);
+        self.0
+            .store(left.saturating_sub(n_bytes), Ordering::Relaxed);
+    }
+}
+
+// === impl Metered ===
+
+impl<T> Metered<T> {
+    pub(crate) fn new(inner: T, budget: Budget) -> Self {
+        Self { inner, budget }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.budget.is_spent() {
+            return Poll::Ready(Err(io::Error::other("the attempt has read all it may")));
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.budget.spend(buffer.filled().len() - before);
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,121 @@
+//! Connections that wait for their next request. Never shared between tenants.
+//!
+//! **Invariant:** what is handed out was made to an address that the asker's resolution allows.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use hookfleet_contract::{
+    name::TenantId,
+    target::{Host, Target},
+};
+use tokio::time::Instant;
+
+use crate::connect::Connection;
+
+/// A name may point elsewhere by then.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// As many as a subscription may have in flight by default.
+const MAX_IDLE_PER_KEY: usize = 64;
+/// Each costs a descriptor and some 20 KiB.
+const MAX_IDLE_IN_ALL: usize = 4096;
+
+/// Who may use a connection, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    tenant: TenantId,
+    host: Host,
+    port: u16,
+    is_https: bool,
+}
+
+/// Connections that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    by_key: HashMap<Key, Vec<(Connection, Instant)>>,
+    n_connections: usize,
+}
+
+impl Key {
+    pub(crate) fn new(tenant: TenantId, target: &Target) -> Self {
+        Self {
+            tenant,
+            host: target.host().clone(),
+            port: target.port(),
+            is_https: target.is_https(),
+        }
+    }
+}
+
+impl Pool {
+    /// The connection that has waited the shortest, to one of these addresses.
+    pub(crate) fn take(
+        &self,
+        key: &Key,
+        addresses: &[SocketAddr],
+        now: Instant,
+    ) -> Option<Connection> {
+        let mut waiting = self.lock();
+        let connections = waiting.by_key.get_mut(key)?;
+        let mut n_taken = 0;
+        let mut found = None;
+        while let Some((connection, since)) = connections.pop() {
+            n_taken += 1;
+            let is_fresh = now.duration_since(since) < MAX_IDLE;
+            if is_fresh && connection.requests.is_ready() && addresses.contains(&connection.address)
+            {
+                found = Some(connection);
+                break;
+            }
+        }
+        if connections.is_empty() {
+            waiting.by_key.remove(key);
+        }
+        waiting.n_connections -= n_taken;
+        found
+    }
+
+    /// Keeps a connection, unless there are enough.
+    pub(crate) fn put(&self, key: Key, connection: Connection, now: Instant) {
+        let mut waiting = self.lock();
+        if waiting.n_connections >= MAX_IDLE_IN_ALL {
+            waiting.sweep(now);
+        }
+        if waiting.n_connections >= MAX_IDLE_IN_ALL {
+            return;
+        }
+        let connections = waiting.by_key.entry(key).or_default();
+        if connections.len() < MAX_IDLE_PER_KEY {
+            connections.push((connection, now));
+            waiting.n_connections += 1;
+        }
+    }
+
+    /// Closes what has waited too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.lock().sweep(now);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn sweep(&mut self, now: Instant) {
+        self.by_key.retain(|_, connections| {
+            connections.retain(|(connection, since)| {
+                now.duration_since(*since) < MAX_IDLE && !connection.requests.is_closed()
+            });
+            !connections.is_empty()
+        });
+        self.n_connections = self.by_key.values().map(Vec::len).sum();
+    }
+}

@@ -1,0 +1,127 @@
+//! The services of a process behind one listener: gRPC with reflection and health, the same methods
+//! as HTTP/JSON, and probes.
+
+use std::convert::Infallible;
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use hookfleet_proto::DESCRIPTORS;
+use tonic::{
+    body::Body,
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::Service;
+
+use crate::{readiness::Readiness, transcode};
+
+/// What a process serves.
+#[derive(Debug)]
+pub struct Services {
+    routes: RoutesBuilder,
+    names: Vec<&'static str>,
+    readiness: Readiness,
+}
+
+/// The descriptors of the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reflection refuses them.
+    #[error("the descriptors cannot be reflected")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Their HTTP rules cannot be used.
+    #[error("the HTTP rules of the API cannot be used")]
+    Transcode(#[from] transcode::Error),
+}
+
+// === impl Services ===
+
+impl Services {
+    /// No services yet; `readiness` is what health and `/readyz` tell.
+    #[must_use]
+    pub fn new(readiness: Readiness) -> Self {
+        Self {
+            routes: Routes::builder(),
+            names: Vec::new(),
+            readiness,
+        }
+    }
+
+    /// Adds a gRPC service.
+    #[must_use]
+    pub fn with<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Error = Infallible> + NamedService,
+        S: Clone + Send + Sync + 'static,
+        S::Response: IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.routes.add_service(service);
+        self.names.push(S::NAME);
+        self
+    }
+
+    /// Everything behind one router. Must be called within a runtime, which keeps health up to date.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn into_router(mut self) -> Result<Router, Error> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let mut reflected = self.names.clone();
+        reflected.push("grpc.health.v1.Health");
+        let named = |builder: tonic_reflection::server::Builder<'static>| {
+            reflected
+                .iter()
+                .fold(builder, |it, name| it.with_service_name(*name))
+        };
+        self.routes.add_service(named(reflection()).build_v1()?);
+        self.routes
+            .add_service(named(reflection()).build_v1alpha()?);
+        let (reporter, health) = tonic_health::server::health_reporter();
+        self.routes.add_service(health);
+        tokio::spawn(report(reporter, self.names.clone(), self.readiness.clone()));
+
+        let grpc = self.routes.routes().prepare();
+        let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
+        let probes = Router::new()
+            .route("/livez", get(async || "ok\n"))
+            .route("/readyz", get(ready))
+            .with_state(self.readiness);
+        Ok(probes.merge(
+            grpc.into_axum_router()
+                .reset_fallback()
+                .fallback_service(json),
+        ))
+    }
+}
+
+async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
+    match readiness.unmet().as_slice() {
+        [] => (StatusCode::OK, "ok\n".to_owned()),
+        unmet => {
+            let text = format!("not ready: {}\n", unmet.join(", "));
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    }
+}
+
+/// Tells health what readiness says, for the server as a whole and for each service.
+async fn report(reporter: HealthReporter, names: Vec<&'static str>, readiness: Readiness) {
+    let mut watch = readiness.watch();
+    loop {
+        let status = match *watch.borrow_and_update() {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for name in std::iter::once(&"").chain(&names) {
+            reporter.set_service_status(*name, status).await;
+        }
+        if watch.changed().await.is_err() {
+            break;
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `hookfleet agent`: a delivery agent.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Common, is_false};
+use crate::{config, process};
+
+/// Run a delivery agent.
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct Arguments {
+    /// Where to listen [default: 127.0.0.1:7071].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// Where publishers and control planes reach this agent [default: http:// and the listener].
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// A control plane; repeat for each [default: http://127.0.0.1:7070].
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    control_plane: Vec<String>,
+    /// Where everything is kept [default: hookfleet-agent-data].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// Unique in the fleet [default: made at the first start].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_id: Option<String>,
+    /// The most attempts in flight at once [default: 1024].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_in_flight: Option<usize>,
+    /// Make callbacks to loopback, and with plain http there.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    allow_loopback_targets: bool,
+    /// Make callbacks with plain http.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    allow_http_targets: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let file = self.common.config.as_deref();
+        let config = config::load(config::Agent::default(), file, &self)?;
+        if self.common.print_config {
+            return config::print(&config);
+        }
+        process::agent(config).await?.until_signal().await
+    }
+}

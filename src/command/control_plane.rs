@@ -1,0 +1,49 @@
+//! `hookfleet control-plane`: a control plane on etcd.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Common, is_false};
+use crate::{config, process};
+
+/// Run a control plane, which owns the subscriptions in etcd.
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct Arguments {
+    /// Where to listen [default: 127.0.0.1:7070].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// A member of the etcd cluster; repeat for each [default: http://127.0.0.1:2379].
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    etcd: Vec<String>,
+    /// The key that seals secrets, the same for every control plane; made if there is none
+    /// [default: hookfleet-secrets.key].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<PathBuf>,
+    /// Accept callback URLs on loopback, and plain http there.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    allow_loopback_targets: bool,
+    /// Accept callback URLs with plain http.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    allow_http_targets: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let file = self.common.config.as_deref();
+        let config = config::load(config::ControlPlane::default(), file, &self)?;
+        if self.common.print_config {
+            return config::print(&config);
+        }
+        process::control_plane(config).await?.until_signal().await
+    }
+}

@@ -1,0 +1,243 @@
+//! `hookfleet subscription`: manage subscriptions.
+
+use clap::{Args, Subcommand, ValueEnum};
+use hookfleet_proto::v1::{
+    BodyMode, CreateSubscriptionRequest, DeleteSubscriptionRequest, GetSubscriptionRequest,
+    ListSubscriptionsRequest, ResumeSubscriptionRequest, RotateSecretRequest, SignatureAlgorithm,
+    Subscription, SuspendSubscriptionRequest, UpdateSubscriptionRequest,
+    subscription_service_client::SubscriptionServiceClient,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    client::Client,
+    output::{self, Output},
+};
+
+/// Manage subscriptions.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Subscribe a callback URL to types of events. Prints the signing secret, once.
+    Create {
+        /// The tenant's id.
+        tenant: String,
+        /// Where callbacks go.
+        callback_url: String,
+        /// Dotted prefixes of event types; `*` is everything.
+        #[arg(required = true)]
+        event_types: Vec<String>,
+        /// The subscription's id; generated if absent.
+        #[arg(long, default_value = "")]
+        id: String,
+        /// How the body is made.
+        #[arg(long, default_value = "ce-structured")]
+        body_mode: Mode,
+        /// Sign with a key pair as well.
+        #[arg(long)]
+        ed25519: bool,
+    },
+    /// Show a subscription.
+    Get(Which),
+    /// List a tenant's subscriptions.
+    List {
+        /// The tenant's id.
+        tenant: String,
+        /// For example `state = SUSPENDED`.
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
+    /// Change where callbacks go or which types of events do.
+    Update {
+        #[command(flatten)]
+        which: Which,
+        /// The new callback URL.
+        #[arg(long)]
+        callback_url: Option<String>,
+        /// The new event types, repeated.
+        #[arg(long = "event-type")]
+        event_types: Vec<String>,
+    },
+    /// Unsubscribe.
+    Delete(Which),
+    /// Let deliveries wait.
+    Suspend(Which),
+    /// Let a suspended subscription go on.
+    Resume(Which),
+    /// Replace the signing secret; the old one signs beside it for a day. Prints the new one, once.
+    RotateSecret(Which),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The tenant's id.
+    tenant: String,
+    /// The subscription's id.
+    subscription: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    CeStructured,
+    CeBinary,
+    Raw,
+    StandardWebhooks,
+}
+
+impl Arguments {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let output = self.client.output;
+        let mut client = SubscriptionServiceClient::new(self.client.connect().await?);
+        let etag = String::new();
+        let one = match self.verb {
+            Verb::Create {
+                tenant,
+                callback_url,
+                event_types,
+                id,
+                body_mode,
+                ed25519,
+            } => {
+                let mut algorithms = vec![SignatureAlgorithm::HmacSha256.into()];
+                algorithms.extend(ed25519.then_some(i32::from(SignatureAlgorithm::Ed25519)));
+                let request = CreateSubscriptionRequest {
+                    parent: format!("tenants/{tenant}"),
+                    subscription: Some(Subscription {
+                        callback_url,
+                        event_types,
+                        body_mode: BodyMode::from(body_mode).into(),
+                        signature_algorithms: algorithms,
+                        ..Subscription::default()
+                    }),
+                    subscription_id: id,
+                    ..CreateSubscriptionRequest::default()
+                };
+                client.create_subscription(request).await?
+            }
+            Verb::Get(which) => {
+                let name = which.name();
+                client.get_subscription(GetSubscriptionRequest { name }).await?
+            }
+            Verb::Update {
+                which,
+                callback_url,
+                event_types,
+            } => {
+                // Without a mask, the fields that are set are the ones to change.
+                let request = UpdateSubscriptionRequest {
+                    subscription: Some(Subscription {
+                        name: which.name(),
+                        callback_url: callback_url.unwrap_or_default(),
+                        event_types,
+                        ..Subscription::default()
+                    }),
+                    ..UpdateSubscriptionRequest::default()
+                };
+                client.update_subscription(request).await?
+            }
+            Verb::Suspend(which) => {
+                let name = which.name();
+                let request = SuspendSubscriptionRequest { name, etag };
+                client.suspend_subscription(request).await?
+            }
+            Verb::Resume(which) => {
+                let name = which.name();
+                let request = ResumeSubscriptionRequest { name, etag };
+                client.resume_subscription(request).await?
+            }
+            Verb::RotateSecret(which) => {
+                let request = RotateSecretRequest {
+                    name: which.name(),
+                    ..RotateSecretRequest::default()
+                };
+                client.rotate_secret(request).await?
+            }
+            Verb::Delete(which) => {
+                let request = DeleteSubscriptionRequest {
+                    name: which.name(),
+                    ..DeleteSubscriptionRequest::default()
+                };
+                client.delete_subscription(request).await?;
+                return Ok(());
+            }
+            Verb::List { tenant, filter } => return list(&mut client, &tenant, filter, output).await,
+        };
+        print(output, &[one.into_inner()])
+    }
+}
+
+async fn list(
+    client: &mut SubscriptionServiceClient<Channel>,
+    tenant: &str,
+    filter: String,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut request = ListSubscriptionsRequest {
+        parent: format!("tenants/{tenant}"),
+        filter,
+        ..ListSubscriptionsRequest::default()
+    };
+    let mut found = Vec::new();
+    loop {
+        let page = client.list_subscriptions(request.clone()).await?.into_inner();
+        found.extend(page.subscriptions);
+        if page.next_page_token.is_empty() {
+            return print(output, &found);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn print(output: Output, subscriptions: &[Subscription]) -> anyhow::Result<()> {
+    match output {
+        Output::Table => {
+            output::table(
+                &["NAME", "STATE", "EVENT TYPES", "CALLBACK URL"],
+                subscriptions.iter().map(|it| {
+                    vec![
+                        it.name.clone(),
+                        it.state().as_str_name().to_owned(),
+                        it.event_types.join(","),
+                        it.callback_url.clone(),
+                    ]
+                }),
+            );
+            for it in subscriptions.iter().filter(|it| !it.signing_secret.is_empty()) {
+                output::line(format_args!(
+                    "\nsigning secret, shown this once: {}",
+                    it.signing_secret
+                ));
+            }
+        }
+        Output::Json => {
+            for subscription in subscriptions {
+                output::json("hookfleet.v1.Subscription", subscription)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Which {
+    fn name(&self) -> String {
+        format!("tenants/{}/subscriptions/{}", self.tenant, self.subscription)
+    }
+}
+
+impl From<Mode> for BodyMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::CeStructured => Self::CeStructured,
+            Mode::CeBinary => Self::CeBinary,
+            Mode::Raw => Self::Raw,
+            Mode::StandardWebhooks => Self::StandardWebhooks,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Configuration: defaults < TOML file < `HOOKFLEET_*` environment < flags. Unknown keys are refused,
+//! and all problems are reported at once.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use figment::{
+    Figment,
+    providers::{Env, Format as _, Serialized, Toml},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// What `HOOKFLEET_*` names that is not configuration of a service.
+const OTHER_VARIABLES: [&str; 4] = ["log", "log_format", "server", "config"];
+
+/// What a configuration has to say about itself.
+pub(crate) trait Validate {
+    /// Everything that is wrong.
+    fn problems(&self) -> Vec<String>;
+}
+
+/// How callbacks are made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Delivery {
+    /// The most attempts in flight at once.
+    pub(crate) max_in_flight: usize,
+    /// Callback URLs may be on loopback, and plain http there.
+    pub(crate) allow_loopback_targets: bool,
+    /// Callback URLs may be plain http.
+    pub(crate) allow_http_targets: bool,
+    /// PEM files of certificate authorities to trust beside the public ones.
+    pub(crate) ca_files: Vec<PathBuf>,
+    /// The size of a segment of the journal, in MiB.
+    pub(crate) segment_mib: u64,
+    /// How long attempts in flight may go on after a termination signal, in seconds.
+    pub(crate) drain_seconds: u64,
+}
+
+/// `hookfleet standalone`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Standalone {
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// Where everything is kept.
+    pub(crate) data_dir: PathBuf,
+    #[serde(flatten)]
+    pub(crate) delivery: Delivery,
+}
+
+/// `hookfleet control-plane`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ControlPlane {
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// The members of the etcd cluster.
+    pub(crate) etcd: Vec<String>,
+    /// The key that seals secrets, the same for every control plane. Made if there is none.
+    pub(crate) key_file: PathBuf,
+    /// Callback URLs may be on loopback, and plain http there.
+    pub(crate) allow_loopback_targets: bool,
+    /// Callback URLs may be plain http.
+    pub(crate) allow_http_targets: bool,
+}
+
+/// `hookfleet agent`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Agent {
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// Where publishers and control planes reach this agent; made of `listen` if empty.
+    pub(crate) advertise: String,
+    /// Control planes, tried in turn.
+    pub(crate) control_plane: Vec<String>,
+    /// Where everything is kept.
+    pub(crate) data_dir: PathBuf,
+    /// Unique in the fleet; made at the first start and kept in `data_dir` if empty.
+    pub(crate) agent_id: String,
+    #[serde(flatten)]
+    pub(crate) delivery: Delivery,
+}
+
+/// Merges the layers.
+///
+/// # Errors
+/// Every unknown key, every value of the wrong type that is found, and every problem of the whole.
+pub(crate) fn load<T>(defaults: T, file: Option<&Path>, flags: &impl Serialize) -> anyhow::Result<T>
+where
+    T: Serialize + DeserializeOwned + Validate,
+{
+    let known = Figment::from(Serialized::defaults(&defaults));
+    let mut figment = known.clone();
+    if let Some(file) = file {
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    let environment = Env::prefixed("HOOKFLEET_").ignore(&OTHER_VARIABLES);
+    let figment = figment.merge(environment).merge(Serialized::defaults(flags));
+
+    let names = |figment: &Figment| -> anyhow::Result<Vec<String>> {
+        let values: figment::value::Dict = figment.extract().context("cannot read configuration")?;
+        Ok(values.into_keys().collect())
+    };
+    let known = names(&known)?;
+    let mut problems: Vec<String> = names(&figment)?
+        .into_iter()
+        .filter(|key| !known.contains(key))
+        .map(|key| format!("{key}: is not a setting; there are {}", known.join(", ")))
+        .collect();
+    match figment.extract::<T>() {
+        Ok(config) => {
+            problems.extend(config.problems());
+            if problems.is_empty() {
+                return Ok(config);
+            }
+        }
+        Err(errors) => problems.extend(errors.into_iter().map(|it| it.to_string())),
+    }
+    bail!("the configuration is not valid:\n  {}", problems.join("\n  "))
+}
+
+/// Prints a configuration as the file that would give it.
+pub(crate) fn print(config: &impl Serialize) -> anyhow::Result<()> {
+    crate::output::line(toml::to_string(config)?.trim_end());
+    Ok(())
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 1024,
+            allow_loopback_targets: false,
+            allow_http_targets: false,
+            ca_files: Vec::new(),
+            segment_mib: 64,
+            drain_seconds: 25,
+        }
+    }
+}
+
+impl Default for Standalone {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            data_dir: "hookfleet-data".into(),
+            delivery: Delivery {
+                // On one machine the first receiver is nearly always a program beside it.
+                allow_loopback_targets: true,
+                ..Delivery::default()
+            },
+        }
+    }
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            etcd: vec!["http://127.0.0.1:2379".to_owned()],
+            key_file: "hookfleet-secrets.key".into(),
+            allow_loopback_targets: false,
+            allow_http_targets: false,
+        }
+    }
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7071)),
+            advertise: String::new(),
+            control_plane: vec!["http://127.0.0.1:7070".to_owned()],
+            data_dir: "hookfleet-agent-data".into(),
+            agent_id: String::new(),
+            delivery: Delivery::default(),
+        }
+    }
+}
+
+impl Validate for Delivery {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !(1..=65_536).contains(&self.max_in_flight) {
+            problems.push("max_in_flight: must be 1 to 65536".to_owned());
+        }
+        if !(1..=1024).contains(&self.segment_mib) {
+            problems.push("segment_mib: must be 1 to 1024".to_owned());
+        }
+        for file in self.ca_files.iter().filter(|file| !file.is_file()) {
+            problems.push(format!("ca_files: {} is not a file", file.display()));
+        }
+        problems
+    }
+}
+
+impl Validate for Standalone {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.delivery.problems();
+        if !self.listen.ip().is_loopback() {
+            let problem = "listen: must be on loopback: the standalone server asks nobody who they are";
+            problems.push(problem.to_owned());
+        }
+        problems
+    }
+}
+
+impl Validate for ControlPlane {
+    fn problems(&self) -> Vec<String> {
+        urls("etcd", &self.etcd)
+    }
+}
+
+impl Validate for Agent {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.delivery.problems();
+        problems.extend(urls("control_plane", &self.control_plane));
+        if !self.advertise.is_empty() {
+            problems.extend(urls("advertise", std::slice::from_ref(&self.advertise)));
+        }
+        problems
+    }
+}
+
+fn urls(key: &str, urls: &[String]) -> Vec<String> {
+    if urls.is_empty() {
+        return vec![format!("{key}: is required")];
+    }
+    urls.iter()
+        .filter(|url| !(url.starts_with("http://") || url.starts_with("https://")))
+        .map(|url| format!("{key}: {url} must begin with http:// or https://"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Flags {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        listen: Option<SocketAddr>,
+    }
+
+    #[test]
+    fn flags_beat_the_file_and_the_file_beats_defaults() {
+        let file = file("max_in_flight = 7\nlisten = '127.0.0.1:1'");
+        let listen = Some("127.0.0.1:2".parse().unwrap());
+        let config = load(Standalone::default(), Some(file.path()), &Flags { listen }).unwrap();
+        assert_eq!(config.delivery.max_in_flight, 7);
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.delivery.segment_mib, 64);
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let file = file("max_inflight = 7\nsegment_mib = 0\nlisten = '0.0.0.0:7070'");
+        let error = load(Standalone::default(), Some(file.path()), &Flags { listen: None });
+        let error = error.unwrap_err().to_string();
+        for problem in ["max_inflight: is not", "segment_mib: must", "listen: must be on loopback"] {
+            assert!(error.contains(problem), "{problem} is missing in {error}");
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+}

@@ -1,0 +1,326 @@
+//! Running processes: what a standalone server, a control plane and an agent are made of, and how
+//! they end.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use hookfleet_contract::{event::Limits, target::Rules};
+use hookfleet_control_plane::{
+    ControlPlane,
+    store::{Embedded, Etcd, Store, embedded::Retention, etcd},
+};
+use hookfleet_delivery_agent::{
+    app::{self, Agent},
+    identity::Identity,
+};
+use hookfleet_egress::{Egress, address::Policy};
+use hookfleet_gateway::{listener, readiness::Readiness, services::Services};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config, key_file, output};
+
+/// How long requests may go on when a process ends. They are short; streams are told to end.
+const LISTENER_DRAIN: Duration = Duration::from_secs(5);
+/// The condition of readiness that an agent keeps up to date.
+const SUBSCRIPTIONS: &str = "subscriptions";
+/// The condition of readiness of a control plane.
+const STORE: &str = hookfleet_control_plane::config::CONDITION;
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+/// Everything in one process on embedded storage.
+pub(crate) struct Standalone;
+
+// === impl Running ===
+
+impl Running {
+    /// Says where it listens and runs until a signal, or until a part of it fails. A second signal
+    /// ends the process at once; what was acknowledged is durable at any time.
+    pub(crate) async fn until_signal(mut self) -> anyhow::Result<()> {
+        output::line(format_args!("listening on http://{}", self.address));
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let failed = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            ended = self.tasks.join_next() => ended,
+        };
+        tracing::info!("shutting down");
+        let ending = async {
+            let stopped = self.stop().await;
+            match failed {
+                Some(ended) => ended?.and(stopped),
+                None => stopped,
+            }
+        };
+        tokio::select! {
+            ended = ending => ended,
+            _ = terminate.recv() => std::process::exit(1),
+            _ = interrupt.recv() => std::process::exit(1),
+        }
+    }
+
+    /// Ends it in order and waits for that.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            result = result.and(ended?);
+        }
+        result
+    }
+}
+
+// === impl Standalone ===
+
+impl Standalone {
+    /// Starts it and waits until it accepts events.
+    pub(crate) async fn start(config: config::Standalone) -> anyhow::Result<Running> {
+        let config::Standalone {
+            listen,
+            data_dir,
+            delivery,
+        } = config;
+        create(&data_dir)?;
+        let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
+        let store = Embedded::open(data_dir.join("control-plane"), Retention::default());
+        let store: Arc<dyn Store> = Arc::new(store.await.context("cannot open the store")?);
+        let (listener, address) = bind(listen).await?;
+        let readiness = Readiness::new(&[STORE, SUBSCRIPTIONS]);
+        let control_plane = hookfleet_control_plane::Config::new(
+            store,
+            sealing_key,
+            rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
+            readiness.clone(),
+        );
+        let control_plane = ControlPlane::start(control_plane).await?;
+        let identity = Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
+        let own = format!("http://{address}");
+        let agent = build_agent(identity, own.clone(), &[own], &data_dir, &delivery).await?;
+        let services = Services::new(readiness.clone())
+            .with(control_plane.tenant_service())
+            .with(control_plane.subscription_service())
+            .with(control_plane.fleet_service())
+            .with(control_plane.sync_service())
+            .with(agent.publisher_service())
+            .with(agent.delivery_service());
+        let ready = agent.ready();
+        let mut parts = Parts::new();
+        parts.serve(listener, services)?;
+        parts.run_control_plane(control_plane);
+        parts.run_agent(agent, readiness);
+        if delivery.allow_loopback_targets {
+            tracing::warn!("callback URLs may be on loopback: this server is for one machine");
+        }
+        let running = parts.running(address);
+        // Whoever starts it may use it at once.
+        ready.cancelled().await;
+        Ok(running)
+    }
+}
+
+/// Starts a control plane on etcd.
+pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Result<Running> {
+    let sealing_key = key_file::load_or_create(&config.key_file)?;
+    let store = Etcd::connect(etcd::Config::new(config.etcd));
+    let store: Arc<dyn Store> = Arc::new(store.await.context("cannot use etcd")?);
+    let (listener, address) = bind(config.listen).await?;
+    let readiness = Readiness::new(&[STORE]);
+    let control_plane = hookfleet_control_plane::Config::new(
+        store,
+        sealing_key,
+        rules(config.allow_loopback_targets, config.allow_http_targets),
+        readiness.clone(),
+    );
+    let control_plane = ControlPlane::start(control_plane).await?;
+    let services = Services::new(readiness)
+        .with(control_plane.tenant_service())
+        .with(control_plane.subscription_service())
+        .with(control_plane.fleet_service())
+        .with(control_plane.sync_service())
+        .with(control_plane.delivery_service());
+    let mut parts = Parts::new();
+    parts.serve(listener, services)?;
+    parts.run_control_plane(control_plane);
+    Ok(parts.running(address))
+}
+
+/// Starts an agent.
+pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
+    create(&config.data_dir)?;
+    let agent_id = match config.agent_id.as_str() {
+        "" => None,
+        id => Some(id.parse().context("agent_id")?),
+    };
+    let identity = Identity::load_or_create(&config.data_dir, agent_id, rand::random())?;
+    let (listener, address) = bind(config.listen).await?;
+    let advertise = match config.advertise {
+        it if it.is_empty() => format!("http://{address}"),
+        it => it,
+    };
+    let readiness = Readiness::new(&[SUBSCRIPTIONS]);
+    let agent = build_agent(
+        identity,
+        advertise,
+        &config.control_plane,
+        &config.data_dir,
+        &config.delivery,
+    )
+    .await?;
+    let services = Services::new(readiness.clone())
+        .with(agent.publisher_service())
+        .with(agent.delivery_service());
+    let mut parts = Parts::new();
+    parts.serve(listener, services)?;
+    parts.run_agent(agent, readiness);
+    Ok(parts.running(address))
+}
+
+/// The tasks of a process. The listener ends last: what it serves ends its streams first.
+struct Parts {
+    shutdown: CancellationToken,
+    listener_shutdown: CancellationToken,
+    workers: JoinSet<anyhow::Result<()>>,
+    listener: JoinSet<anyhow::Result<()>>,
+}
+
+impl Parts {
+    fn new() -> Self {
+        Self {
+            shutdown: CancellationToken::new(),
+            listener_shutdown: CancellationToken::new(),
+            workers: JoinSet::new(),
+            listener: JoinSet::new(),
+        }
+    }
+
+    fn serve(&mut self, listener: TcpListener, services: Services) -> anyhow::Result<()> {
+        let router = services.into_router()?;
+        let shutdown = self.listener_shutdown.clone();
+        self.listener.spawn(async move {
+            listener::serve(listener, router, LISTENER_DRAIN, shutdown).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn run_control_plane(&mut self, control_plane: ControlPlane) {
+        let shutdown = self.shutdown.clone();
+        self.workers.spawn(async move {
+            control_plane.run(shutdown).await;
+            Ok(())
+        });
+    }
+
+    fn run_agent(&mut self, agent: Agent, readiness: Readiness) {
+        let shutdown = self.shutdown.clone();
+        self.workers.spawn(async move {
+            let ready = agent.ready();
+            let telling = tokio::spawn(async move {
+                ready.cancelled().await;
+                readiness.set(SUBSCRIPTIONS, true);
+            });
+            let ended = agent.run(shutdown).await;
+            telling.abort();
+            Ok(ended?)
+        });
+    }
+
+    fn running(self, address: SocketAddr) -> Running {
+        let Self {
+            shutdown,
+            listener_shutdown,
+            mut workers,
+            mut listener,
+        } = self;
+        let ending = shutdown.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut result = Ok(());
+            while let Some(ended) = workers.join_next().await {
+                result = result.and(ended?);
+                // One part without the others is of no use.
+                ending.cancel();
+            }
+            listener_shutdown.cancel();
+            while let Some(ended) = listener.join_next().await {
+                result = result.and(ended?);
+            }
+            result
+        });
+        Running {
+            address,
+            shutdown,
+            tasks,
+        }
+    }
+}
+
+async fn build_agent(
+    identity: Identity,
+    address: String,
+    control_planes: &[String],
+    data_dir: &Path,
+    delivery: &config::Delivery,
+) -> anyhow::Result<Agent> {
+    let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
+    let endpoint = |url: &String| {
+        let endpoint = tonic::transport::Endpoint::from_shared(url.clone());
+        endpoint.with_context(|| format!("{url} is not a URL"))
+    };
+    let egress = Egress::new(hookfleet_egress::Config {
+        policy: Policy {
+            allow_loopback: delivery.allow_loopback_targets,
+            ..Policy::default()
+        },
+        ca_files: delivery.ca_files.clone(),
+    })?;
+    let config = app::Config {
+        identity,
+        address,
+        control_planes: control_planes.iter().map(endpoint).collect::<Result<_, _>>()?,
+        data_dir: data_dir.to_owned(),
+        sealing_key,
+        egress,
+        target_rules: rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
+        event_limits: Limits::default(),
+        segment_bytes: delivery.segment_mib << 20,
+        max_in_flight: delivery.max_in_flight,
+        drain_timeout: Duration::from_secs(delivery.drain_seconds),
+    };
+    // Recovery reads the disk for as long as it takes.
+    let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
+    Ok(built?)
+}
+
+fn rules(allow_loopback: bool, allow_http: bool) -> Rules {
+    Rules {
+        allow_http,
+        allow_loopback,
+        ..Rules::default()
+    }
+}
+
+async fn bind(listen: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+fn create(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+}

@@ -1,0 +1,42 @@
+//! Logs: where they go, how they look, how much of them. Standard error, so that standard output is
+//! a command's result.
+
+use std::io;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// What to log: `info`, `debug`, `hookfleet_delivery_agent=debug,warn` …
+    #[arg(long, global = true, env = "HOOKFLEET_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// How logs look.
+    #[arg(long, global = true, env = "HOOKFLEET_LOG_FORMAT", default_value = "pretty")]
+    log_format: Format,
+}
+
+impl Arguments {
+    /// Starts logging: services tell of their life, other commands only of what goes wrong.
+    pub(crate) fn start(&self, is_service: bool) {
+        let default = if is_service { "info" } else { "error" };
+        let filter = EnvFilter::builder().parse_lossy(self.log.as_deref().unwrap_or(default));
+        let logs = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr);
+        match self.log_format {
+            Format::Pretty => logs.with_target(false).init(),
+            Format::Json => logs.json().init(),
+        }
+    }
+}

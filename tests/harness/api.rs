@@ -1,0 +1,121 @@
+//! Short forms of the calls that most tests make.
+
+use hookfleet_proto::{
+    cloudevents::{CloudEvent, CloudEventAttributeValue, cloud_event, cloud_event_attribute_value::Attr},
+    v1::{
+        CreateSubscriptionRequest, CreateTenantRequest, Delivery, ListDeliveriesRequest,
+        PublishRequest, Receipt, RetryPolicy, Subscription, Tenant,
+        delivery_service_client::DeliveryServiceClient, publish_result, retry_policy,
+        publisher_service_client::PublisherServiceClient,
+        subscription_service_client::SubscriptionServiceClient,
+        tenant_service_client::TenantServiceClient,
+    },
+};
+use tonic::{Status, transport::Channel};
+
+/// Creates a tenant.
+pub async fn create_tenant(channel: &Channel, id: &str) -> Tenant {
+    let request = CreateTenantRequest {
+        tenant: Some(Tenant::default()),
+        tenant_id: id.to_owned(),
+        ..CreateTenantRequest::default()
+    };
+    let created = TenantServiceClient::new(channel.clone()).create_tenant(request).await;
+    created.expect("the tenant is created").into_inner()
+}
+
+/// Creates a subscription.
+pub async fn subscribe(
+    channel: &Channel,
+    tenant: &str,
+    id: &str,
+    subscription: Subscription,
+) -> Result<Subscription, Status> {
+    let request = CreateSubscriptionRequest {
+        parent: format!("tenants/{tenant}"),
+        subscription: Some(subscription),
+        subscription_id: id.to_owned(),
+        ..CreateSubscriptionRequest::default()
+    };
+    let mut client = SubscriptionServiceClient::new(channel.clone());
+    client.create_subscription(request).await.map(tonic::Response::into_inner)
+}
+
+/// A subscription of everything.
+pub fn to(callback_url: String) -> Subscription {
+    Subscription {
+        callback_url,
+        event_types: vec!["*".to_owned()],
+        ..Subscription::default()
+    }
+}
+
+/// Retries after these many seconds.
+pub fn retries(seconds: &[i64]) -> Option<RetryPolicy> {
+    let delays = seconds.iter().map(|&seconds| prost_types::Duration { seconds, nanos: 0 });
+    Some(RetryPolicy {
+        schedule: Some(retry_policy::Schedule::Delays(retry_policy::Delays {
+            delays: delays.collect(),
+        })),
+        ..RetryPolicy::default()
+    })
+}
+
+/// An event with JSON data.
+pub fn event(id: &str, event_type: &str, data: &str) -> CloudEvent {
+    let text = |text: &str| CloudEventAttributeValue {
+        attr: Some(Attr::CeString(text.to_owned())),
+    };
+    CloudEvent {
+        id: id.to_owned(),
+        source: "urn:example:tests".to_owned(),
+        spec_version: "1.0".to_owned(),
+        r#type: event_type.to_owned(),
+        attributes: [("datacontenttype".to_owned(), text("application/json"))].into(),
+        data: Some(cloud_event::Data::TextData(data.to_owned())),
+    }
+}
+
+/// Publishes events.
+pub async fn publish(
+    channel: &Channel,
+    tenant: &str,
+    events: Vec<CloudEvent>,
+) -> Result<Vec<publish_result::Result>, Status> {
+    let request = PublishRequest {
+        parent: format!("tenants/{tenant}"),
+        events,
+    };
+    let mut client = PublisherServiceClient::new(channel.clone());
+    let response = client.publish(request).await?.into_inner();
+    Ok(response.results.into_iter().filter_map(|it| it.result).collect())
+}
+
+/// Publishes one event that must be accepted.
+pub async fn publish_one(channel: &Channel, tenant: &str, event: CloudEvent) -> Receipt {
+    let mut results = publish(channel, tenant, vec![event]).await.expect("published");
+    match results.pop() {
+        Some(publish_result::Result::Receipt(receipt)) => receipt,
+        other => panic!("not accepted: {other:?}"),
+    }
+}
+
+/// Every delivery of a tenant that the filter lets through.
+pub async fn deliveries(channel: &Channel, tenant: &str, filter: &str) -> Vec<Delivery> {
+    let mut client = DeliveryServiceClient::new(channel.clone());
+    let mut request = ListDeliveriesRequest {
+        parent: format!("tenants/{tenant}/subscriptions/-"),
+        page_size: 1000,
+        filter: filter.to_owned(),
+        ..ListDeliveriesRequest::default()
+    };
+    let mut found = Vec::new();
+    loop {
+        let page = client.list_deliveries(request.clone()).await.expect("listed").into_inner();
+        found.extend(page.deliveries);
+        if page.next_page_token.is_empty() {
+            return found;
+        }
+        request.page_token = page.next_page_token;
+    }
+}

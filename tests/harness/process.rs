@@ -1,0 +1,117 @@
+//! Hookfleet as its users run it: the real binary, on a free port, in a temporary directory.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a process may take to listen. It takes well under a second unless the machine is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running process of the binary.
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+/// The binary.
+pub fn hookfleet() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookfleet"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOOKFLEET_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// `hookfleet standalone` on a data directory.
+pub fn standalone(data_dir: &Path) -> Process {
+    let mut command = hookfleet();
+    command.arg("standalone").arg("--data-dir").arg(data_dir);
+    Process::start(command, "127.0.0.1:0")
+}
+
+/// `hookfleet control-plane` on an etcd.
+pub fn control_plane(dir: &Path, etcd: &str, listen: &str) -> Process {
+    let mut command = hookfleet();
+    command.args(["control-plane", "--etcd", etcd, "--allow-loopback-targets"]);
+    command.arg("--key-file").arg(dir.join("secrets.key"));
+    Process::start(command, listen)
+}
+
+/// `hookfleet agent` of a control plane.
+pub fn agent(data_dir: &Path, control_plane: SocketAddr, listen: &str) -> Process {
+    let mut command = hookfleet();
+    command.args(["agent", "--allow-loopback-targets", "--control-plane"]);
+    command.arg(format!("http://{control_plane}"));
+    command.arg("--data-dir").arg(data_dir);
+    Process::start(command, listen)
+}
+
+impl Process {
+    /// Starts the command and waits until it says where it listens.
+    pub fn start(mut command: Command, listen: &str) -> Self {
+        command.args(["--listen", listen]).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let (sender, address) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("listening on http://") {
+                    drop(sender.send(address.parse().expect("an address")));
+                }
+            }
+        });
+        let address = address
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("{command:?} does not listen; it ended: {:?}", child.try_wait()));
+        Self { child, address }
+    }
+
+    /// A connection that is made when it is used, and again after a restart.
+    pub fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address))
+            .expect("a URL")
+            .connect_timeout(Duration::from_secs(2))
+            .connect_lazy()
+    }
+
+    /// `kill -9`: nothing is said, nothing is flushed.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process has ended");
+    }
+
+    /// SIGTERM, and what the process made of it.
+    pub fn terminate(mut self) -> std::process::ExitStatus {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGTERM).expect("the process can be signalled");
+        self.child.wait().expect("the process has ended")
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the process is alive");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let kib = line.split_whitespace().nth(1).expect("a number");
+        kib.parse::<u64>().expect("a number") * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,140 @@
+//! An HTTP receiver that remembers every request and answers as it is told.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderMap, Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use tokio::net::TcpListener;
+
+/// What a receiver got.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub path: String,
+    pub method: Method,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// What it was answered.
+    pub status: StatusCode,
+}
+
+/// How a path answers, given the number of requests it has had before.
+pub type Answer = Arc<dyn Fn(&HeaderMap, usize) -> (StatusCode, Vec<(&'static str, String)>, Duration) + Send + Sync>;
+
+/// Receivers at paths of one address.
+#[derive(Clone)]
+pub struct Receiver {
+    pub address: SocketAddr,
+    state: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    answers: HashMap<String, Answer>,
+    received: Vec<Received>,
+    counts: HashMap<String, usize>,
+}
+
+impl Receiver {
+    /// Listens on a free port; every path answers 204 until told otherwise.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let receiver = Self {
+            address: listener.local_addr().expect("bound"),
+            state: Arc::default(),
+        };
+        let router = Router::new()
+            .route("/{*path}", any(receive))
+            .with_state(receiver.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        receiver
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.address)
+    }
+
+    /// The path answers with this status from now on.
+    pub fn answer(&self, path: &str, status: u16) {
+        let status = StatusCode::from_u16(status).expect("a status");
+        self.answer_with(path, move |_, _| (status, Vec::new(), Duration::ZERO));
+    }
+
+    /// The path answers as the function says.
+    pub fn answer_with(
+        &self,
+        path: &str,
+        answer: impl Fn(&HeaderMap, usize) -> (StatusCode, Vec<(&'static str, String)>, Duration)
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        let mut state = self.state.lock().expect("no panic");
+        state.answers.insert(path.to_owned(), Arc::new(answer));
+    }
+
+    /// Everything that came, in order.
+    pub fn received(&self) -> Vec<Received> {
+        self.state.lock().expect("no panic").received.clone()
+    }
+
+    /// What came to a path.
+    pub fn received_at(&self, path: &str) -> Vec<Received> {
+        let all = self.received();
+        all.into_iter().filter(|it| it.path == path).collect()
+    }
+}
+
+impl Received {
+    /// A header as text; empty if absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |it| it.to_str().expect("text"))
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+}
+
+async fn receive(
+    State(receiver): State<Receiver>,
+    Path(path): Path<String>,
+    method: Method,
+    _uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let (answer, n_before) = {
+        let mut state = receiver.state.lock().expect("no panic");
+        let n_before = *state.counts.entry(path.clone()).and_modify(|it| *it += 1).or_default();
+        (state.answers.get(&path).cloned(), n_before)
+    };
+    let (status, extra, delay) = answer.map_or((StatusCode::NO_CONTENT, Vec::new(), Duration::ZERO), |it| {
+        it(&headers, n_before)
+    });
+    // Remembered before it is answered: what the sender knows, the ledger knows.
+    receiver.state.lock().expect("no panic").received.push(Received {
+        path,
+        method,
+        headers,
+        body,
+        status,
+    });
+    tokio::time::sleep(delay).await;
+    let mut response = status.into_response();
+    for (name, value) in extra {
+        response.headers_mut().insert(name, value.parse().expect("a header value"));
+    }
+    response
+}
