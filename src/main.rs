@@ -26,7 +26,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    log: telemetry::Arguments,
+    log: telemetry::Logs,
 }
 
 fn main() -> ExitCode {

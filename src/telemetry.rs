@@ -17,7 +17,7 @@ pub(crate) enum Format {
 
 /// What is logged.
 #[derive(Debug, Args)]
-pub(crate) struct Arguments {
+pub(crate) struct Logs {
     /// What to log: `info`, `debug`, `hookfleet_delivery_agent=debug,warn` …
     #[arg(long, global = true, env = "HOOKFLEET_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     log_format: Format,
 }
 
-impl Arguments {
+impl Logs {
     /// Starts logging: services tell of their life, other commands only of what goes wrong.
     pub(crate) fn start(&self, is_service: bool) {
         let default = if is_service { "info" } else { "error" };

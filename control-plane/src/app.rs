@@ -155,6 +155,12 @@ impl ControlPlane {
         DeliveryServiceServer::new(Deliveries(Owners::new(Arc::clone(&self.api))))
     }
 
+    /// The inner parts, for tests that call them without a network.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> (Arc<Api>, Arc<Server>) {
+        (Arc::clone(&self.api), Arc::clone(&self.server))
+    }
+
     /// Follows the store, places slots and keeps agents in sync until `shutdown`; then says goodbye to them.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self {

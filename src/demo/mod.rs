@@ -28,8 +28,8 @@ const EVENTS: &str = include_str!("events.jsonl");
 const TENANT: &str = "tenants/acme";
 /// Short, so that the demo is.
 const RETRY_SECONDS: [i64; 2] = [1, 2];
-/// Nothing happens for this long only if everything has.
-const QUIET: Duration = Duration::from_secs(30);
+/// How often to look whether everything is over.
+const PAUSE: Duration = Duration::from_millis(100);
 
 struct Subscriber {
     name: &'static str,
@@ -114,10 +114,11 @@ async fn show(channel: Channel) -> anyhow::Result<()> {
         "published {n_events} events, each on disk before it was acknowledged: {n_deliveries} deliveries\n"
     ));
     let mut summary = Summary::default();
-    while !is_over(channel.clone()).await? {
-        match timeout(QUIET, seen.recv()).await {
+    while n_settled(channel.clone()).await? < n_deliveries {
+        match timeout(PAUSE, seen.recv()).await {
             Ok(Some(attempt)) => summary.add(&attempt),
-            Ok(None) | Err(_) => break,
+            Ok(None) => break,
+            Err(_) => {}
         }
         while let Ok(attempt) = seen.try_recv() {
             summary.add(&attempt);
@@ -193,8 +194,10 @@ async fn publish_all(channel: Channel) -> anyhow::Result<(usize, usize)> {
     Ok((n_events, n_deliveries))
 }
 
-async fn is_over(channel: Channel) -> anyhow::Result<bool> {
-    Ok(deliveries(channel, "state = PENDING").await?.is_empty())
+async fn n_settled(channel: Channel) -> anyhow::Result<usize> {
+    let deliveries = deliveries(channel, "").await?;
+    let is_settled = |it: &&Delivery| it.state() != delivery::State::Pending;
+    Ok(deliveries.iter().filter(is_settled).count())
 }
 
 async fn deliveries(channel: Channel, filter: &str) -> anyhow::Result<Vec<Delivery>> {

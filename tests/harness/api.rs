@@ -3,9 +3,9 @@
 use hookfleet_proto::{
     cloudevents::{CloudEvent, CloudEventAttributeValue, cloud_event, cloud_event_attribute_value::Attr},
     v1::{
-        CreateSubscriptionRequest, CreateTenantRequest, Delivery, ListDeliveriesRequest,
+        CreateSubscriptionRequest, CreateTenantRequest, Delivery, GetSubscriptionRequest, ListDeliveriesRequest,
         PublishRequest, Receipt, RetryPolicy, Subscription, Tenant,
-        delivery_service_client::DeliveryServiceClient, publish_result, retry_policy,
+        delivery_service_client::DeliveryServiceClient, publish_result, retry_policy, subscription,
         publisher_service_client::PublisherServiceClient,
         subscription_service_client::SubscriptionServiceClient,
         tenant_service_client::TenantServiceClient,
@@ -39,6 +39,14 @@ pub async fn subscribe(
     };
     let mut client = SubscriptionServiceClient::new(channel.clone());
     client.create_subscription(request).await.map(tonic::Response::into_inner)
+}
+
+/// The state of a subscription, or why it cannot be told.
+pub async fn subscription_state(channel: &Channel, name: &str) -> Result<subscription::State, String> {
+    let request = GetSubscriptionRequest { name: name.to_owned() };
+    let mut client = SubscriptionServiceClient::new(channel.clone());
+    let found = client.get_subscription(request).await.map_err(|status| status.to_string())?;
+    Ok(found.into_inner().state())
 }
 
 /// A subscription of everything.

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod process;
 pub mod receiver;
+pub mod verifier;
 
 use std::{fmt::Debug, future::Future, time::Duration};
 

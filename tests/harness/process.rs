@@ -68,7 +68,7 @@ impl Process {
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 if let Some(address) = line.strip_prefix("listening on http://") {
-                    drop(sender.send(address.parse().expect("an address")));
+                    let _nobody_waits = sender.send(address.parse().expect("an address"));
                 }
             }
         });
@@ -97,15 +97,6 @@ impl Process {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         kill(pid, Signal::SIGTERM).expect("the process can be signalled");
         self.child.wait().expect("the process has ended")
-    }
-
-    /// Resident memory in bytes.
-    pub fn resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).expect("the process is alive");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        let kib = line.split_whitespace().nth(1).expect("a number");
-        kib.parse::<u64>().expect("a number") * 1024
     }
 }
 

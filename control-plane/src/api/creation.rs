@@ -64,7 +64,7 @@ pub(crate) enum Created {
     /// It was made now, or would be (at revision 0).
     New(Revision),
     /// It was made by the same request before.
-    Before(Version<stored_request::Result>),
+    Before(Box<Version<stored_request::Result>>),
 }
 
 /// The leases that results hang on.
@@ -142,7 +142,7 @@ pub(crate) async fn create(api: &Api, creation: Creation) -> Result<Created, Api
     }
     for _ in 0..ATTEMPTS {
         if let Some(before) = replay(api, creation.request).await? {
-            return Ok(Created::Before(before));
+            return Ok(Created::Before(Box::new(before)));
         }
         let mut txn = txn.clone();
         if let Some(parent) = &creation.parent {

@@ -10,7 +10,7 @@ pub(crate) mod subscription;
 pub(crate) mod sync;
 pub(crate) mod tenant;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -89,9 +89,9 @@ impl Subscriptions {
                 signing_secret: secret,
                 ..stored::view(stored, revision, false, now)
             }),
-            Created::Before(Version { value, revision }) => match value {
+            Created::Before(before) => match before.value {
                 stored_request::Result::Subscription(subscription) => Ok(v1::Subscription {
-                    etag: stored::etag(revision),
+                    etag: stored::etag(before.revision),
                     ..subscription
                 }),
                 stored_request::Result::Tenant(_) => Err(ApiError::internal("another kind")),

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Api,
-    change::{self, Subject, Version},
+    change::{self, Subject},
     creation::{self, Created, Creation},
     list::{self, Ask},
     parse, required, respond, status,
@@ -67,9 +67,9 @@ impl Tenants {
         };
         match creation::create(api, creation).await? {
             Created::New(revision) => Ok(stored::view_tenant(stored, revision)),
-            Created::Before(Version { value, revision }) => match value {
+            Created::Before(before) => match before.value {
                 stored_request::Result::Tenant(tenant) => Ok(Tenant {
-                    etag: stored::etag(revision),
+                    etag: stored::etag(before.revision),
                     ..tenant
                 }),
                 stored_request::Result::Subscription(_) => Err(ApiError::internal("another kind")),

@@ -6,3 +6,6 @@ pub(crate) mod server;
 pub(crate) mod session;
 pub(crate) mod suspensions;
 mod wire;
+
+#[cfg(test)]
+mod tests;

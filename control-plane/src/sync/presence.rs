@@ -1,12 +1,15 @@
 //! Notes in the store that an agent is there, and how far it is, for as long as it has a session here. When the session
 //! ends the note outlives it by the life of a lease, so that a short interruption is none.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use hookfleet_contract::name::AgentId;
 use hookfleet_proto::fleet::StoredAgent;
 use prost::Message as _;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     keys,
@@ -20,37 +23,67 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Between attempts while the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Keeps the note for as long as it is polled.
-pub(crate) async fn keep(store: Arc<dyn Store>, id: AgentId, mut agent: watch::Receiver<StoredAgent>) {
-    loop {
-        let Err(error) = keep_lease(&*store, &id, &mut agent).await;
-        match error {
-            Error::LeaseLost(_) => tracing::info!(agent = %id, "the lease of the agent was lost; taking another"),
-            error => {
-                tracing::warn!(agent = %id, %error, "cannot note that the agent is there");
+/// The note of one session.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    store: Arc<dyn Store>,
+    id: AgentId,
+    agent: watch::Receiver<StoredAgent>,
+    lease: Option<LeaseId>,
+}
+
+// === impl Presence ===
+
+impl Presence {
+    /// The note that is to follow `agent`.
+    pub(crate) fn new(store: Arc<dyn Store>, id: AgentId, agent: watch::Receiver<StoredAgent>) -> Self {
+        Self {
+            store,
+            id,
+            agent,
+            lease: None,
+        }
+    }
+
+    /// Keeps the note for as long as it is polled.
+    pub(crate) async fn keep(&mut self) -> Infallible {
+        loop {
+            let Err(error) = self.keep_lease().await;
+            self.lease = None;
+            if matches!(error, Error::LeaseLost(_)) {
+                tracing::info!(agent = %self.id, "the lease of the agent was lost; taking another");
+            } else {
+                tracing::warn!(agent = %self.id, %error, "cannot note that the agent is there");
                 sleep(PAUSE).await;
             }
         }
     }
-}
 
-async fn keep_lease(
-    store: &dyn Store,
-    id: &AgentId,
-    agent: &mut watch::Receiver<StoredAgent>,
-) -> Result<std::convert::Infallible, Error> {
-    let lease = store.grant(LIFE).await?;
-    loop {
-        let noted = agent.borrow_and_update().clone();
-        write(store, id, noted, lease).await?;
-        while !agent.has_changed().unwrap_or(false) {
-            sleep(PERIOD).await;
-            store.keep_alive(lease).await?;
+    /// Notes what has not been noted yet, so that others know how far the agent came. Best effort.
+    pub(crate) async fn finish(mut self) {
+        if let Some(lease) = self.lease.filter(|_| self.agent.has_changed().unwrap_or(true)) {
+            match timeout(PAUSE, self.write(lease)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => tracing::debug!(agent = %self.id, "left without a last note"),
+            }
         }
     }
-}
 
-async fn write(store: &dyn Store, id: &AgentId, agent: StoredAgent, lease: LeaseId) -> Result<(), Error> {
-    let txn = Txn::new().put_leased(keys::agent(id), agent.encode_to_vec(), lease);
-    store.commit(txn).await.map(drop)
+    async fn keep_lease(&mut self) -> Result<Infallible, Error> {
+        let lease = self.store.grant(LIFE).await?;
+        self.lease = Some(lease);
+        loop {
+            self.write(lease).await?;
+            while !self.agent.has_changed().unwrap_or(false) {
+                sleep(PERIOD).await;
+                self.store.keep_alive(lease).await?;
+            }
+        }
+    }
+
+    async fn write(&mut self, lease: LeaseId) -> Result<(), Error> {
+        let agent = self.agent.borrow_and_update().clone();
+        let txn = Txn::new().put_leased(keys::agent(&self.id), agent.encode_to_vec(), lease);
+        self.store.commit(txn).await.map(drop)
+    }
 }

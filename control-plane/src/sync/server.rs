@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    presence,
+    presence::Presence,
     session::{Command, Session},
     suspensions::Suspensions,
     wire,
@@ -35,6 +35,7 @@ const CATCH_UP: Duration = Duration::from_secs(3);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// One update, its bookmarks until the agent counts as silent, and the welcome: a session never waits for room.
 const OUTBOUND: usize = 16;
+const SUPERSEDED: &str = "the agent has a newer session";
 /// How reconnections after a shutdown are spread, in milliseconds.
 const RECONNECT: (i32, i32) = (200, 2000);
 
@@ -208,23 +209,24 @@ impl Connection {
     where
         S: Stream<Item = SyncRequest> + Send + Unpin,
     {
-        let presence = presence::keep(
-            Arc::clone(&self.server.api.store),
-            self.agent.clone(),
-            self.noted.subscribe(),
-        );
+        let store = Arc::clone(&self.server.api.store);
+        let mut presence = Presence::new(store, self.agent.clone(), self.noted.subscribe());
         let (shutdown, told) = (self.server.shutdown.clone(), self.told.clone());
         let goodbye = tokio::select! {
             Over = self.converse(said) => None,
-            () = presence => None,
-            () = end.cancelled() => Some("the agent has a newer session"),
+            never = presence.keep() => match never {},
+            () = end.cancelled() => Some(SUPERSEDED),
             () = shutdown.cancelled() => Some("the control plane is shutting down"),
         };
         if let Some(reason) = goodbye {
             drop(told.try_send(goaway(reason)));
         }
+        drop(told);
         tracing::info!(agent = %self.agent, goodbye, "agent disconnected");
         self.server.api.fleet(|fleet| fleet.leave(&self.agent, self.session_id));
+        if goodbye != Some(SUPERSEDED) {
+            presence.finish().await;
+        }
     }
 
     /// Talks until there is nothing more to say.

@@ -322,7 +322,8 @@ impl Journal {
     }
 
     /// Stops the journal: what was recorded is synced, and a marker says that this was done.
-    /// Other handles get [`Error::Stopped`] from then on. Does nothing the second time.
+    /// Other handles get [`Error::Stopped`] from then on. Does nothing the second time. The receiver
+    /// of accepted events must be gone, or be read from.
     pub async fn close(&self) {
         self.shared.inbox.close(true);
         self.join().await;

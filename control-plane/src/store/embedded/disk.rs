@@ -141,7 +141,7 @@ impl Disk {
     fn create(&self) -> Result<Contents, Error> {
         let contents = Contents {
             revision: 1,
-            incarnation: Uuid::from_u128(rand::random()),
+            incarnation: crate::random::uuid(),
             entries: Vec::new(),
             leases: Vec::new(),
         };

@@ -270,7 +270,7 @@ impl Store for Etcd {
     async fn generation(&self) -> Result<Generation, Error> {
         let (mut entry, _) = self.get(INCARNATION).await?;
         if entry.is_none() {
-            let id = Uuid::from_u128(rand::random()).to_string();
+            let id = crate::random::uuid().to_string();
             let make = Txn::new().absent(INCARNATION).put(INCARNATION, id);
             match self.commit(make).await {
                 // Whoever was first made it, and all read it.

@@ -1,1 +1,302 @@
-//! x
+//! Sessions on contents that are made by hand. Every agent here is `a`.
+
+use hookfleet_proto::fleet::SlotOwner;
+use prost::Message as _;
+
+use super::*;
+use crate::store::{Batch, Change, Entry};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+const HEARTBEAT: Duration = Duration::from_secs(3);
+
+fn put(key: &str, mod_revision: Revision, value: impl Into<Bytes>) -> Change {
+    Change::Put(Entry {
+        key: key.to_owned(),
+        value: value.into(),
+        create_revision: mod_revision,
+        mod_revision,
+    })
+}
+
+fn delete(key: &str, mod_revision: Revision) -> Change {
+    Change::Delete {
+        key: key.to_owned(),
+        mod_revision,
+    }
+}
+
+/// A table of four slots, of which `a` owns those that are named.
+fn slots(mod_revision: Revision, owned: &[usize]) -> Change {
+    let owner = |id: &str| SlotOwner {
+        agent_id: id.to_owned(),
+        address: String::new(),
+    };
+    let table = SlotTable {
+        version: mod_revision,
+        owners: vec![owner("a"), owner("b")],
+        slot_owners: (0..4).map(|slot| if owned.contains(&slot) { 1 } else { 2 }).collect(),
+        epochs: vec![1; 4],
+    };
+    put(keys::SLOTS, mod_revision, table.encode_to_vec())
+}
+
+fn contents(changes: Vec<Change>) -> Contents {
+    let mut contents = Contents::default();
+    apply(&mut contents, changes);
+    contents
+}
+
+fn apply(contents: &mut Contents, changes: Vec<Change>) {
+    let revision = changes.last().map_or(0, Change::mod_revision);
+    contents.apply(Batch { changes, revision });
+}
+
+fn session(stand: Option<Revision>, contents: &Contents) -> Session {
+    Session::new("a".parse().unwrap(), stand, contents, HEARTBEAT, NOW)
+}
+
+/// What an update says, in short: its type, `full`, `last`, its keys, those that are gone with a `-`.
+fn brief(draft: &Draft) -> String {
+    let kind = match draft.kind {
+        ResourceType::Tenant => "tenants",
+        ResourceType::Subscription => "subscriptions",
+        ResourceType::SlotTable => "slots",
+        ResourceType::Unspecified => "?",
+    };
+    let flags = [(draft.full, " full"), (draft.last_chunk, " last")];
+    let flags: String = flags.into_iter().filter(|(is, _)| *is).map(|(_, flag)| flag).collect();
+    let last = |key: &Arc<str>| key.rsplit('/').next().unwrap_or_default().to_owned();
+    let upserts = draft.upserts.iter().map(|(key, item)| format!(" {}@{}", last(key), item.mod_revision));
+    let removals = draft.removals.iter().map(|key| format!(" -{}", last(key)));
+    let keys: String = upserts.chain(removals).collect();
+    format!("{kind}{flags} ->{}{keys}", draft.revision)
+}
+
+/// Answers everything until the session has nothing more to say now.
+fn talk(session: &mut Session, contents: &Contents) -> Vec<String> {
+    let mut said = Vec::new();
+    while let Some(command) = session.poll_command(contents, NOW) {
+        said.push(match command {
+            Command::Update(draft) => {
+                ack(session, draft.nonce);
+                brief(&draft)
+            }
+            Command::Bookmark(revision) => format!("bookmark {revision}"),
+            Command::Close(reason) => reason.to_string(),
+        });
+    }
+    said
+}
+
+fn ack(session: &mut Session, nonce: i64) {
+    let ack = Ack {
+        nonce,
+        ..Ack::default()
+    };
+    session.handle_ack(&ack, NOW);
+}
+
+#[track_caller]
+fn update(session: &mut Session, contents: &Contents) -> Draft {
+    match session.poll_command(contents, NOW) {
+        Some(Command::Update(draft)) => draft,
+        other => panic!("not an update: {other:?}"),
+    }
+}
+
+#[test]
+fn a_new_agent_gets_everything_in_order_and_stands_only_at_the_end() {
+    let contents = contents(vec![
+        put("tenant/t", 1, ""),
+        put("subscription/0001/t/mine", 2, ""),
+        put("subscription/0002/t/other", 3, ""),
+        slots(4, &[0, 1]),
+    ]);
+    let mut session = session(None, &contents);
+    let said = talk(&mut session, &contents);
+    let expected = [
+        "tenants full last ->0 t@1",
+        "subscriptions full last ->0 mine@2",
+        "slots full last ->4 slots@4",
+        "bookmark 4",
+    ];
+    assert_eq!(said, expected);
+    assert_eq!((session.stand(), session.answered(), session.is_live()), (4, 4, true));
+}
+
+#[test]
+fn an_empty_set_is_told_too() {
+    let contents = contents(vec![slots(1, &[])]);
+    let said = talk(&mut session(None, &contents), &contents);
+    assert_eq!(said[..2], ["tenants full last ->0", "subscriptions full last ->0"]);
+}
+
+#[test]
+fn nothing_is_told_before_the_first_placement() {
+    let mut contents = contents(vec![put("tenant/t", 1, "")]);
+    let mut session = session(None, &contents);
+    assert_eq!(talk(&mut session, &contents), [""; 0]);
+    apply(&mut contents, vec![slots(2, &[0])]);
+    assert_eq!(talk(&mut session, &contents).len(), 4);
+}
+
+#[test]
+fn full_sets_come_in_chunks_by_number_and_by_size() {
+    let many = |n: i64, value: &Bytes| {
+        let mut changes = vec![slots(1, &[0])];
+        changes.extend((0..n).map(|i| put(&format!("subscription/0000/t/s{i:05}"), i + 2, value.clone())));
+        contents(changes)
+    };
+    let chunks = |contents: &Contents| {
+        let said = talk(&mut session(None, contents), contents);
+        let counts = said.into_iter().filter(|it| it.starts_with("subscriptions"));
+        counts.map(|it| (it.matches('@').count(), it.contains(" last"))).collect::<Vec<_>>()
+    };
+    assert_eq!(chunks(&many(4001, &Bytes::new())), [(2000, false), (2000, false), (1, true)]);
+    assert_eq!(chunks(&many(2000, &Bytes::new())), [(2000, true)]);
+    let large = Bytes::from(vec![b'x'; 400 << 10]);
+    assert_eq!(chunks(&many(5, &large)), [(2, false), (2, false), (1, true)]);
+    let too_large = Bytes::from(vec![b'x'; 2 << 20]);
+    assert_eq!(chunks(&many(2, &too_large)), [(1, false), (1, true)]);
+}
+
+#[test]
+fn one_update_at_a_time_and_only_its_own_answer_counts() {
+    let contents = contents(vec![put("tenant/t", 1, ""), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    let first = update(&mut session, &contents);
+    assert_eq!(session.poll_command(&contents, NOW), None);
+    ack(&mut session, first.nonce + 1);
+    assert_eq!(session.poll_command(&contents, NOW), None);
+    ack(&mut session, first.nonce);
+    let second = update(&mut session, &contents);
+    assert_eq!(second.nonce, first.nonce + 1);
+    ack(&mut session, first.nonce);
+    assert_eq!(session.poll_command(&contents, NOW), None);
+    assert_eq!(session.stand(), 0);
+}
+
+#[test]
+fn an_agent_that_was_away_gets_what_changed_and_what_is_gone_in_order() {
+    let mut contents = contents(vec![
+        put("tenant/gone", 1, ""),
+        put("tenant/kept", 2, ""),
+        put("subscription/0001/gone/s1", 3, ""),
+        slots(4, &[1]),
+    ]);
+    apply(&mut contents, vec![
+        put("tenant/new", 5, ""),
+        put("subscription/0001/new/s2", 6, ""),
+        delete("subscription/0001/gone/s1", 7),
+        delete("tenant/gone", 8),
+        put("subscription/0002/new/others", 9, ""),
+    ]);
+    let said = talk(&mut session(Some(4), &contents), &contents);
+    let expected = [
+        "tenants last ->4 new@5",
+        "subscriptions last ->4 s2@6 -s1",
+        "tenants last ->9 -gone",
+        "bookmark 9",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn changes_of_one_key_while_an_update_is_out_become_one() {
+    let mut contents = contents(vec![slots(1, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    apply(&mut contents, vec![put("tenant/t", 2, "")]);
+    let out = update(&mut session, &contents);
+    for revision in 3..100 {
+        apply(&mut contents, vec![put("tenant/t", revision, "")]);
+        assert_eq!(session.poll_command(&contents, NOW), None);
+    }
+    apply(&mut contents, vec![put("tenant/u", 100, ""), delete("tenant/u", 101)]);
+    ack(&mut session, out.nonce);
+    assert_eq!(session.stand(), 2);
+    assert_eq!(talk(&mut session, &contents), ["tenants last ->2 t@99", "tenants last ->101 -u"]);
+    assert_eq!(session.stand(), 101);
+}
+
+#[test]
+fn what_concerns_others_moves_the_stand_without_an_update() {
+    let mut contents = contents(vec![slots(1, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    apply(&mut contents, vec![put("agent/b", 2, ""), put("subscription/0003/t/s", 3, "")]);
+    assert_eq!(session.poll_command(&contents, NOW), None);
+    assert_eq!((session.stand(), session.answered()), (3, 1));
+}
+
+#[test]
+fn slots_that_come_bring_their_subscriptions_before_the_table_and_slots_that_go_take_them() {
+    let mut contents = contents(vec![
+        put("subscription/0000/t/s0", 1, ""),
+        put("subscription/0001/t/s1", 2, ""),
+        slots(3, &[0]),
+    ]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    apply(&mut contents, vec![slots(4, &[1])]);
+    let said = talk(&mut session, &contents);
+    assert_eq!(said, ["subscriptions last ->3 s1@2 -s0", "slots last ->4 slots@4"]);
+}
+
+#[test]
+fn an_agent_that_missed_removals_or_a_placement_gets_everything() {
+    let contents = contents(vec![put("tenant/t", 3, ""), slots(5, &[0])]);
+    for (stand, is_delta) in [(None, false), (Some(4), false), (Some(5), true), (Some(6), false)] {
+        assert_eq!(session(stand, &contents).goes_on(), is_delta, "{stand:?}");
+    }
+    let mut listed = Contents::default();
+    listed.replace([].into(), 9).unwrap();
+    assert!(!session(Some(8), &listed).goes_on());
+    assert!(session(Some(9), &listed).goes_on());
+}
+
+#[test]
+fn the_first_bookmark_is_not_starved_by_changes() {
+    let mut contents = contents(vec![slots(1, &[0])]);
+    let mut session = session(None, &contents);
+    for revision in 2.. {
+        apply(&mut contents, vec![put("tenant/t", revision, "")]);
+        match session.poll_command(&contents, NOW) {
+            Some(Command::Update(draft)) => ack(&mut session, draft.nonce),
+            Some(Command::Bookmark(stand)) => {
+                assert!(stand >= 1);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(revision < 10, "no bookmark");
+    }
+}
+
+#[test]
+fn a_bookmark_is_due_when_nothing_was_sent_for_a_heartbeat() {
+    let contents = contents(vec![slots(1, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    assert_eq!(session.poll_timeout(), NOW + HEARTBEAT);
+    let later = NOW + HEARTBEAT;
+    session.handle_sign_of_life(later);
+    assert_eq!(session.poll_command(&contents, later), Some(Command::Bookmark(1)));
+    assert_eq!(session.poll_command(&contents, later), None);
+}
+
+#[test]
+fn an_agent_that_does_not_answer_or_says_nothing_is_given_up() {
+    let contents = contents(vec![slots(1, &[0])]);
+    let mut silent = session(None, &contents);
+    let end = NOW + HEARTBEAT * 3;
+    assert_eq!(silent.poll_timeout(), end);
+    assert_eq!(silent.poll_command(&contents, end), Some(Command::Close(Reason::Silent)));
+
+    let mut stuck = session(None, &contents);
+    update(&mut stuck, &contents);
+    let late = NOW + ACK_DEADLINE;
+    stuck.handle_sign_of_life(late);
+    assert_eq!(stuck.poll_timeout(), late);
+    assert_eq!(stuck.poll_command(&contents, late), Some(Command::Close(Reason::Unanswered)));
+}

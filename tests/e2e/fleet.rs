@@ -1,0 +1,108 @@
+//! A control plane on a real etcd, and an agent: what one can do without the other.
+
+use std::time::Duration;
+
+use hookfleet_control_plane::test_support::TestEtcd;
+use hookfleet_proto::v1::{
+    GetPlacementRequest, ListAgentsRequest, agent::State, fleet_service_client::FleetServiceClient,
+    subscription,
+};
+
+use crate::harness::{
+    api::{create_tenant, deliveries, event, publish_one, subscribe, subscription_state, to},
+    eventually,
+    process::{agent, control_plane},
+    receiver::Receiver,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn an_agent_delivers_and_restarts_while_the_control_plane_and_etcd_are_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let plane_address = plane.address;
+    let data_dir = dir.path().join("agent");
+    let worker = agent(&data_dir, plane_address, "127.0.0.1:0");
+    let (admin, data, address) = (plane.channel(), worker.channel(), worker.address.to_string());
+    let receiver = Receiver::start().await;
+    create_tenant(&admin, "acme").await;
+    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook"))).await.unwrap();
+    eventually("the subscription is in force", PATIENCE, || async {
+        let state = subscription_state(&admin, &created.name).await?;
+        if state == subscription::State::Active { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    // The snapshot is written within about a second of the change.
+    eventually("the snapshot is on disk", PATIENCE, || async {
+        let snapshot = data_dir.join("snapshot");
+        if snapshot.exists() { Ok(()) } else { Err("no snapshot") }
+    })
+    .await;
+    publish_one(&data, "acme", event("1", "orders.created", "{}")).await;
+    let before = std::fs::metadata(data_dir.join("snapshot")).unwrap().len();
+    assert!(before > 0);
+
+    plane.kill();
+    drop(etcd);
+    publish_one(&data, "acme", event("2", "orders.created", "{}")).await;
+    worker.kill();
+    let worker = agent(&data_dir, plane_address, &address);
+    let data = worker.channel();
+    // It waits a few seconds for the control plane before it goes by its snapshot.
+    eventually("events are accepted by the snapshot", PATIENCE, || async {
+        let events = vec![event("3", "orders.created", "{}")];
+        crate::harness::api::publish(&data, "acme", events).await.map_err(|status| status.to_string())
+    })
+    .await;
+    eventually("three callbacks", PATIENCE, || async {
+        let ids: std::collections::BTreeSet<String> = receiver
+            .received_at("hook")
+            .iter()
+            .map(|it| it.json()["id"].as_str().unwrap().to_owned())
+            .collect();
+        if ids.len() == 3 { Ok(()) } else { Err(ids) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_fleet_shows_its_agents_and_forwards_questions_about_deliveries() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let worker = agent(&dir.path().join("agent"), plane.address, "127.0.0.1:0");
+    let (admin, data) = (plane.channel(), worker.channel());
+    let mut fleet = FleetServiceClient::new(admin.clone());
+    let found = eventually("a live agent", PATIENCE, || {
+        let mut fleet = fleet.clone();
+        async move {
+            let agents = fleet.list_agents(ListAgentsRequest::default()).await;
+            let agents = agents.map_err(|status| status.to_string())?.into_inner().agents;
+            let is_live = agents.len() == 1 && agents[0].state() == State::Live && agents[0].slot_count == 1024;
+            if is_live { Ok(agents) } else { Err(format!("{agents:?}")) }
+        }
+    })
+    .await;
+    assert_eq!(found[0].address, format!("http://{}", worker.address));
+    let placement = fleet.get_placement(GetPlacementRequest {}).await.unwrap().into_inner();
+    assert_eq!(placement.slot_count, 1024);
+    assert_eq!(placement.ranges.len(), 1);
+    assert!(placement.ranges[0].epoch >= 1);
+
+    let receiver = Receiver::start().await;
+    create_tenant(&admin, "acme").await;
+    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook"))).await.unwrap();
+    eventually("the subscription is in force", PATIENCE, || async {
+        let state = subscription_state(&admin, &created.name).await?;
+        if state == subscription::State::Active { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    publish_one(&data, "acme", event("1", "orders.created", "{}")).await;
+    eventually("the delivery, asked of the control plane", PATIENCE, || async {
+        let found = deliveries(&admin, "acme", "state = SUCCEEDED").await;
+        if found.len() == 1 { Ok(()) } else { Err(found) }
+    })
+    .await;
+}

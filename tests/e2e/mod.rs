@@ -1,0 +1,7 @@
+//! From a publisher's call to a receiver's request, through the real binary.
+
+mod command;
+mod first_callback;
+mod fleet;
+mod ledger;
+mod readme;
