@@ -18,7 +18,7 @@ use hookfleet_gateway::{listener, readiness::Readiness, services::Services};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,7 @@ pub(crate) struct Running {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     shutdown: CancellationToken,
-    tasks: JoinSet<anyhow::Result<()>>,
+    task: JoinHandle<anyhow::Result<()>>,
 }
 
 /// Everything in one process on embedded storage.
@@ -52,34 +52,23 @@ impl Running {
         output::line(format_args!("listening on http://{}", self.address));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let failed = tokio::select! {
-            _ = terminate.recv() => None,
-            _ = interrupt.recv() => None,
-            ended = self.tasks.join_next() => ended,
-        };
-        tracing::info!("shutting down");
-        let ending = async {
-            let stopped = self.stop().await;
-            match failed {
-                Some(ended) => ended?.and(stopped),
-                None => stopped,
-            }
-        };
         tokio::select! {
-            ended = ending => ended,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            ended = &mut self.task => return ended?,
+        }
+        tracing::info!("shutting down");
+        tokio::select! {
+            ended = self.stop() => ended,
             _ = terminate.recv() => std::process::exit(1),
             _ = interrupt.recv() => std::process::exit(1),
         }
     }
 
     /// Ends it in order and waits for that.
-    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.shutdown.cancel();
-        let mut result = Ok(());
-        while let Some(ended) = self.tasks.join_next().await {
-            result = result.and(ended?);
-        }
-        result
+        self.task.await?
     }
 }
 
@@ -118,9 +107,9 @@ impl Standalone {
             .with(agent.delivery_service());
         let ready = agent.ready();
         let mut parts = Parts::new();
-        parts.serve(listener, services)?;
-        parts.run_control_plane(control_plane);
         parts.run_agent(agent, readiness);
+        parts.run_control_plane(control_plane);
+        parts.serve(listener, services)?;
         if delivery.allow_loopback_targets {
             tracing::warn!("callback URLs may be on loopback: this server is for one machine");
         }
@@ -152,8 +141,8 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         .with(control_plane.sync_service())
         .with(control_plane.delivery_service());
     let mut parts = Parts::new();
-    parts.serve(listener, services)?;
     parts.run_control_plane(control_plane);
+    parts.serve(listener, services)?;
     Ok(parts.running(address))
 }
 
@@ -183,50 +172,23 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         .with(agent.publisher_service())
         .with(agent.delivery_service());
     let mut parts = Parts::new();
-    parts.serve(listener, services)?;
     parts.run_agent(agent, readiness);
+    parts.serve(listener, services)?;
     Ok(parts.running(address))
 }
 
-/// The tasks of a process. The listener ends last: what it serves ends its streams first.
+/// The tasks of a process in the order in which they end: each is of use to those before it.
 struct Parts {
-    shutdown: CancellationToken,
-    listener_shutdown: CancellationToken,
-    workers: JoinSet<anyhow::Result<()>>,
-    listener: JoinSet<anyhow::Result<()>>,
+    parts: Vec<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
 }
 
 impl Parts {
     fn new() -> Self {
-        Self {
-            shutdown: CancellationToken::new(),
-            listener_shutdown: CancellationToken::new(),
-            workers: JoinSet::new(),
-            listener: JoinSet::new(),
-        }
-    }
-
-    fn serve(&mut self, listener: TcpListener, services: Services) -> anyhow::Result<()> {
-        let router = services.into_router()?;
-        let shutdown = self.listener_shutdown.clone();
-        self.listener.spawn(async move {
-            listener::serve(listener, router, LISTENER_DRAIN, shutdown).await;
-            Ok(())
-        });
-        Ok(())
-    }
-
-    fn run_control_plane(&mut self, control_plane: ControlPlane) {
-        let shutdown = self.shutdown.clone();
-        self.workers.spawn(async move {
-            control_plane.run(shutdown).await;
-            Ok(())
-        });
+        Self { parts: Vec::new() }
     }
 
     fn run_agent(&mut self, agent: Agent, readiness: Readiness) {
-        let shutdown = self.shutdown.clone();
-        self.workers.spawn(async move {
+        self.add(async move |shutdown| {
             let ready = agent.ready();
             let telling = tokio::spawn(async move {
                 ready.cancelled().await;
@@ -238,32 +200,61 @@ impl Parts {
         });
     }
 
+    fn run_control_plane(&mut self, control_plane: ControlPlane) {
+        self.add(async move |shutdown| {
+            control_plane.run(shutdown).await;
+            Ok(())
+        });
+    }
+
+    fn serve(&mut self, listener: TcpListener, services: Services) -> anyhow::Result<()> {
+        let router = services.into_router()?;
+        self.add(async move |shutdown| {
+            listener::serve(listener, router, LISTENER_DRAIN, shutdown).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn add<F, T>(&mut self, part: F)
+    where
+        F: FnOnce(CancellationToken) -> T,
+        T: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(part(shutdown.clone()));
+        self.parts.push((shutdown, task));
+    }
+
     fn running(self, address: SocketAddr) -> Running {
-        let Self {
-            shutdown,
-            listener_shutdown,
-            mut workers,
-            mut listener,
-        } = self;
-        let ending = shutdown.clone();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
+        let shutdown = CancellationToken::new();
+        let asked = shutdown.clone();
+        let task = tokio::spawn(async move {
+            let mut parts = self.parts;
+            // One part without the others is of no use.
+            let failed = {
+                let ends = parts.iter_mut().map(|(_, task)| task);
+                let any = futures::future::select_all(ends);
+                tokio::select! {
+                    () = asked.cancelled() => None,
+                    (ended, index, _) = any => Some((ended, index)),
+                }
+            };
             let mut result = Ok(());
-            while let Some(ended) = workers.join_next().await {
-                result = result.and(ended?);
-                // One part without the others is of no use.
-                ending.cancel();
+            if let Some((ended, index)) = failed {
+                drop(parts.remove(index));
+                result = ended?;
             }
-            listener_shutdown.cancel();
-            while let Some(ended) = listener.join_next().await {
-                result = result.and(ended?);
+            for (shutdown, task) in parts {
+                shutdown.cancel();
+                result = result.and(task.await?);
             }
             result
         });
         Running {
             address,
             shutdown,
-            tasks,
+            task,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Logs: where they go, how they look, how much of them. Standard error, so that standard output is
 //! a command's result.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -33,6 +33,7 @@ impl Logs {
         let filter = EnvFilter::builder().parse_lossy(self.log.as_deref().unwrap_or(default));
         let logs = tracing_subscriber::fmt()
             .with_env_filter(filter)
+            .with_ansi(io::stderr().is_terminal())
             .with_writer(io::stderr);
         match self.log_format {
             Format::Pretty => logs.with_target(false).init(),

@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 5] = [
     ("contract", &["proto"]),
     ("egress", &["contract"]),
     ("gateway", &["contract", "proto"]),
-    ("control-plane", &["contract", "gateway", "proto"]),
+    ("control-plane", &["contract", "egress", "gateway", "proto"]),
     ("delivery-agent", &["contract", "egress", "gateway", "proto"]),
 ];
 

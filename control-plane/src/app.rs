@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        Api, creation::Leases, delivery::Deliveries, fleet::Agents, subscription::Subscriptions, sync::Sync,
-        tenant::Tenants,
+        Api, creation::Leases, delivery::Deliveries, fleet::Agents, subscription::Subscriptions,
+        sync::Sync, tenant::Tenants,
     },
     cache::Cache,
     config::{CONDITION, Config},
@@ -59,7 +59,9 @@ pub enum Error {
         cluster_id: String,
     },
     /// The store has another layout, or is damaged.
-    #[error("the store has no cluster that this version can read (schema {schema}, {slot_count} slots)")]
+    #[error(
+        "the store has no cluster that this version can read (schema {schema}, {slot_count} slots)"
+    )]
     Layout {
         /// The schema that was found.
         schema: i32,
@@ -112,7 +114,13 @@ impl ControlPlane {
             id: cluster.cluster_id,
             generation: generation.clone(),
         };
-        let server = Server::new(Arc::clone(&api), cluster, config.heartbeat, suspensions, draining.clone());
+        let server = Server::new(
+            Arc::clone(&api),
+            cluster,
+            config.heartbeat,
+            suspensions,
+            draining.clone(),
+        );
         Ok(Self {
             api,
             server: Arc::new(server),
@@ -131,7 +139,9 @@ impl ControlPlane {
 
     /// `SubscriptionService`, for a listener.
     #[must_use]
-    pub fn subscription_service(&self) -> SubscriptionServiceServer<impl SubscriptionService + use<>> {
+    pub fn subscription_service(
+        &self,
+    ) -> SubscriptionServiceServer<impl SubscriptionService + use<>> {
         SubscriptionServiceServer::new(Subscriptions(Arc::clone(&self.api)))
     }
 
@@ -199,7 +209,11 @@ impl ControlPlane {
 }
 
 /// The cluster that the store is of. Whoever is first makes it.
-async fn find_or_make_cluster(store: &dyn Store, vault: &Vault, slot_count: u16) -> Result<StoredCluster, Error> {
+async fn find_or_make_cluster(
+    store: &dyn Store,
+    vault: &Vault,
+    slot_count: u16,
+) -> Result<StoredCluster, Error> {
     loop {
         let (entry, _) = store.get(keys::CLUSTER).await?;
         if let Some(entry) = entry {
@@ -213,7 +227,9 @@ async fn find_or_make_cluster(store: &dyn Store, vault: &Vault, slot_count: u16)
             key_check: vault.seal(Place::Cluster(&cluster_id), KEY_CHECK),
             cluster_id,
         };
-        let txn = Txn::new().absent(keys::CLUSTER).put(keys::CLUSTER, cluster.encode_to_vec());
+        let txn = Txn::new()
+            .absent(keys::CLUSTER)
+            .put(keys::CLUSTER, cluster.encode_to_vec());
         match store.commit(txn).await {
             Ok(Outcome::Committed(_)) => return Ok(cluster),
             Ok(Outcome::Conflict) | Err(store::Error::Unknown { .. }) => {}

@@ -34,7 +34,12 @@ pub struct Config {
 impl Config {
     /// A configuration with the defaults of everything that has one.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, sealing_key: [u8; 32], target_rules: Rules, readiness: Readiness) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        sealing_key: [u8; 32],
+        target_rules: Rules,
+        readiness: Readiness,
+    ) -> Self {
         Self {
             store,
             sealing_key,
@@ -55,7 +60,10 @@ impl fmt::Debug for Config {
             .field("sealing_key", &"***")
             .field("target_rules", &self.target_rules)
             .field("slot_count", &self.slot_count)
-            .field("max_subscriptions_per_tenant", &self.max_subscriptions_per_tenant)
+            .field(
+                "max_subscriptions_per_tenant",
+                &self.max_subscriptions_per_tenant,
+            )
             .field("heartbeat", &self.heartbeat)
             .finish_non_exhaustive()
     }

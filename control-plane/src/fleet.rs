@@ -67,7 +67,10 @@ impl Fleet {
 
     /// An agent cannot apply this version of a resource.
     pub(crate) fn reject(&mut self, id: &AgentId, name: String, mod_revision: Revision) {
-        self.rejected.entry(id.clone()).or_default().insert(name, mod_revision);
+        self.rejected
+            .entry(id.clone())
+            .or_default()
+            .insert(name, mod_revision);
     }
 
     /// Whether an agent has this version of a resource, or a later one, in force, given how far it is.
@@ -78,7 +81,10 @@ impl Fleet {
         name: &str,
         mod_revision: Revision,
     ) -> bool {
-        let rejected = self.rejected.get(id).and_then(|rejected| rejected.get(name));
+        let rejected = self
+            .rejected
+            .get(id)
+            .and_then(|rejected| rejected.get(name));
         applied >= mod_revision && rejected.is_none_or(|at| *at < mod_revision)
     }
 
@@ -91,7 +97,9 @@ impl Fleet {
 
     /// The agent of a session, if it still is the agent's newest.
     pub(crate) fn session(&mut self, id: &AgentId, session: SessionId) -> Option<&mut Agent> {
-        self.agents.get_mut(id).filter(|agent| agent.session == session)
+        self.agents
+            .get_mut(id)
+            .filter(|agent| agent.session == session)
     }
 
     pub(crate) fn get(&self, id: &AgentId) -> Option<&Agent> {

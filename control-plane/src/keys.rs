@@ -36,7 +36,11 @@ pub(crate) fn tenant(tenant: &TenantId) -> String {
 
 /// The key of a subscription.
 pub(crate) fn subscription(name: &SubscriptionName, slot_count: u16) -> String {
-    format!("{}{}", subscriptions_of(&name.tenant, slot_count), name.subscription)
+    format!(
+        "{}{}",
+        subscriptions_of(&name.tenant, slot_count),
+        name.subscription
+    )
 }
 
 /// Begins the keys of all subscriptions of a tenant.
@@ -93,10 +97,22 @@ mod tests {
         let tenant_name = TenantName {
             tenant: name.tenant.clone(),
         };
-        assert_eq!(parse(&tenant(&name.tenant)), Some(Kind::Tenant(tenant_name)));
-        assert_eq!(parse(&agent(&"a1".parse().unwrap())), Some(Kind::Agent("a1".parse().unwrap())));
+        assert_eq!(
+            parse(&tenant(&name.tenant)),
+            Some(Kind::Tenant(tenant_name))
+        );
+        assert_eq!(
+            parse(&agent(&"a1".parse().unwrap())),
+            Some(Kind::Agent("a1".parse().unwrap()))
+        );
         assert_eq!(parse(SLOTS), Some(Kind::Slots));
-        for other in [CLUSTER, "request/x", "subscription/zz", "subscription/0001/-/s", "tenant/A"] {
+        for other in [
+            CLUSTER,
+            "request/x",
+            "subscription/zz",
+            "subscription/0001/-/s",
+            "tenant/A",
+        ] {
             assert_eq!(parse(other), None, "{other}");
         }
     }

@@ -45,7 +45,8 @@ impl Owners {
             return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(owner.address.clone());
-        let endpoint = endpoint.map_err(|_| ApiError::internal("an agent has no usable address"))?;
+        let endpoint =
+            endpoint.map_err(|_| ApiError::internal("an agent has no usable address"))?;
         let (interval, patience) = KEEP_ALIVE;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -53,7 +54,10 @@ impl Owners {
             .keep_alive_timeout(patience)
             .connect_lazy();
         // Agents that moved leave their old addresses behind.
-        let table = self.api.cache.read(|contents| Arc::clone(contents.slot_table()));
+        let table = self
+            .api
+            .cache
+            .read(|contents| Arc::clone(contents.slot_table()));
         channels.retain(|address, _| table.owners.iter().any(|owner| owner.address == *address));
         channels.insert(owner.address, channel.clone());
         Ok(channel)

@@ -43,8 +43,11 @@ pub(crate) async fn run(api: Arc<Api>) {
 async fn reconcile(api: &Api, absences: &mut Absences) -> Result<(), Error> {
     let now = api.clock.steady();
     let (agents, table, revision) = api.cache.read(observe);
-    let owners: BTreeSet<AgentId> =
-        table.owners.iter().filter_map(|owner| owner.agent_id.parse().ok()).collect();
+    let owners: BTreeSet<AgentId> = table
+        .owners
+        .iter()
+        .filter_map(|owner| owner.agent_id.parse().ok())
+        .collect();
     let lost = absences.observe(owners, |agent| agents.contains_key(agent), now);
     let problem = Problem {
         slot_count: api.slot_count,
@@ -58,7 +61,11 @@ async fn reconcile(api: &Api, absences: &mut Absences) -> Result<(), Error> {
         0 => Txn::new().absent(keys::SLOTS),
         revision => Txn::new().unchanged(keys::SLOTS, revision),
     };
-    match api.store.commit(txn.put(keys::SLOTS, next.encode_to_vec())).await? {
+    match api
+        .store
+        .commit(txn.put(keys::SLOTS, next.encode_to_vec()))
+        .await?
+    {
         Outcome::Committed(_) => {
             tracing::info!(version = next.version, owners = ?next.owners, lost = ?problem.lost, "slots placed");
         }
@@ -69,9 +76,15 @@ async fn reconcile(api: &Api, absences: &mut Absences) -> Result<(), Error> {
 }
 
 fn observe(contents: &Contents) -> (BTreeMap<AgentId, String>, Arc<SlotTable>, Revision) {
-    let agents = contents.with_prefix(keys::AGENTS).filter_map(|(key, item)| {
-        let agent = key.strip_prefix(keys::AGENTS)?.parse().ok()?;
-        Some((agent, StoredAgent::decode(item.value.clone()).ok()?.address))
-    });
-    (agents.collect(), Arc::clone(contents.slot_table()), contents.slots_revision())
+    let agents = contents
+        .with_prefix(keys::AGENTS)
+        .filter_map(|(key, item)| {
+            let agent = key.strip_prefix(keys::AGENTS)?.parse().ok()?;
+            Some((agent, StoredAgent::decode(item.value.clone()).ok()?.address))
+        });
+    (
+        agents.collect(),
+        Arc::clone(contents.slot_table()),
+        contents.slots_revision(),
+    )
 }

@@ -2,11 +2,7 @@
 //!
 //! **Invariant:** no secret is in a stored form in clear.
 
-use hookfleet_contract::{
-    name::SubscriptionName,
-    signature::Key,
-    time::Timestamp,
-};
+use hookfleet_contract::{name::SubscriptionName, signature::Key, time::Timestamp};
 use hookfleet_proto::{
     fleet::{StoredHeaderValue, StoredKey, StoredSubscription, StoredTenant},
     v1::{self, SigningKey, subscription::State},
@@ -32,16 +28,27 @@ pub(crate) fn etag(revision: Revision) -> String {
 }
 
 /// Seals a subscription.
-pub(crate) fn seal(vault: &Vault, name: &SubscriptionName, mut subscription: Subscription) -> StoredSubscription {
+pub(crate) fn seal(
+    vault: &Vault,
+    name: &SubscriptionName,
+    mut subscription: Subscription,
+) -> StoredSubscription {
     let (tenant, uid) = (&name.tenant, subscription.resource.uid.clone());
     let uid = uid.as_str();
     let mut header_values = Vec::new();
     for (index, header) in (0..).zip(&mut subscription.resource.headers) {
         if header.secret {
             let value = std::mem::take(&mut header.value);
-            let place = Place::Header { tenant, uid, name: &header.name };
+            let place = Place::Header {
+                tenant,
+                uid,
+                name: &header.name,
+            };
             let sealed_value = vault.seal(place, value.as_bytes());
-            header_values.push(StoredHeaderValue { index, sealed_value });
+            header_values.push(StoredHeaderValue {
+                index,
+                sealed_value,
+            });
         }
     }
     let keys = subscription.keys.iter().map(|key| StoredKey {
@@ -53,7 +60,11 @@ pub(crate) fn seal(vault: &Vault, name: &SubscriptionName, mut subscription: Sub
             public_key: key.secret.public_key().unwrap_or_default(),
         }),
         sealed_secret: {
-            let place = Place::SigningKey { tenant, uid, key_id: &key.id };
+            let place = Place::SigningKey {
+                tenant,
+                uid,
+                key_id: &key.id,
+            };
             vault.seal(place, key.secret.reveal().as_bytes())
         },
     });
@@ -73,20 +84,33 @@ pub(crate) fn open(
     name: &SubscriptionName,
     stored: StoredSubscription,
 ) -> Result<Subscription, Unreadable> {
-    let unreadable = |what| Unreadable { name: name.to_string(), what };
-    let mut resource = stored.subscription.ok_or_else(|| unreadable("it is empty"))?;
+    let unreadable = |what| Unreadable {
+        name: name.to_string(),
+        what,
+    };
+    let mut resource = stored
+        .subscription
+        .ok_or_else(|| unreadable("it is empty"))?;
     let (tenant, uid) = (&name.tenant, resource.uid.as_str());
     for value in stored.header_values {
         let index = usize::try_from(value.index).unwrap_or(usize::MAX);
         let header = resource.headers.get_mut(index);
         let header = header.ok_or_else(|| unreadable("a header is missing"))?;
-        let place = Place::Header { tenant, uid, name: &header.name };
+        let place = Place::Header {
+            tenant,
+            uid,
+            name: &header.name,
+        };
         let opened = vault.open_text(place, &value.sealed_value);
         header.value = opened.map_err(|_| unreadable("the value of a header"))?;
     }
     let keys = stored.keys.into_iter().map(|stored| {
         let key = stored.key?;
-        let place = Place::SigningKey { tenant, uid, key_id: &key.key_id };
+        let place = Place::SigningKey {
+            tenant,
+            uid,
+            key_id: &key.key_id,
+        };
         let secret = vault.open_text(place, &stored.sealed_secret).ok()?;
         Some(Key {
             secret: secret.parse().ok()?,
@@ -95,7 +119,9 @@ pub(crate) fn open(
             expire_time: key.expire_time.map(Timestamp::from),
         })
     });
-    let keys = keys.collect::<Option<_>>().ok_or_else(|| unreadable("a signing key"))?;
+    let keys = keys
+        .collect::<Option<_>>()
+        .ok_or_else(|| unreadable("a signing key"))?;
     Ok(Subscription { resource, keys })
 }
 
@@ -111,7 +137,10 @@ pub(crate) fn view(
         resource.set_state(State::Pending);
     }
     let keys = stored.keys.into_iter().filter_map(|stored| stored.key);
-    let signs = |key: &SigningKey| key.expire_time.is_none_or(|expire| Timestamp::from(expire) > now);
+    let signs = |key: &SigningKey| {
+        key.expire_time
+            .is_none_or(|expire| Timestamp::from(expire) > now)
+    };
     resource.signing_keys = keys.filter(signs).collect();
     resource.etag = etag(revision);
     resource

@@ -40,7 +40,8 @@ impl Vault {
     }
 
     pub(crate) fn seal(&self, place: Place<'_>, plain: &[u8]) -> Vec<u8> {
-        self.0.seal(place.context().as_bytes(), plain, random::nonce())
+        self.0
+            .seal(place.context().as_bytes(), plain, random::nonce())
     }
 
     pub(crate) fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, seal::Error> {
@@ -57,7 +58,11 @@ impl Vault {
 impl Place<'_> {
     fn context(self) -> String {
         match self {
-            Self::SigningKey { tenant, uid, key_id } => {
+            Self::SigningKey {
+                tenant,
+                uid,
+                key_id,
+            } => {
                 format!("subscription|{tenant}|{uid}|key/{key_id}")
             }
             Self::Header { tenant, uid, name } => {
@@ -79,12 +84,24 @@ mod tests {
         let vault = Vault::new([1; 32]);
         let tenant: TenantId = "acme".parse().unwrap();
         let (tenant, name) = (&tenant, "x-key");
-        let here = Place::Header { tenant, uid: "u1", name };
+        let here = Place::Header {
+            tenant,
+            uid: "u1",
+            name,
+        };
         let sealed = vault.seal(here, b"secret");
         assert_eq!(vault.open_text(here, &sealed), Ok("secret".to_owned()));
         let there = [
-            Place::Header { tenant, uid: "u2", name },
-            Place::SigningKey { tenant, uid: "u1", key_id: name },
+            Place::Header {
+                tenant,
+                uid: "u2",
+                name,
+            },
+            Place::SigningKey {
+                tenant,
+                uid: "u1",
+                key_id: name,
+            },
             Place::Cluster("u1"),
         ];
         for place in there {

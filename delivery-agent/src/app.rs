@@ -141,7 +141,9 @@ impl Agent {
             &database,
             accepted_sender,
         )?;
-        let history = History::open(database, clock.now())?;
+        let log = journal.clone();
+        let settle = move |outcome| log.record(outcome);
+        let history = History::open(database, clock.now(), settle)?;
 
         let directory = Directory::default();
         let slots = Slots::default();
@@ -272,10 +274,14 @@ impl Agent {
         };
         draining.cancel();
         boot.abort();
+        // A disk that failed is not waited for.
+        ended?;
         sync_shutdown.cancel();
-        drop(sync.await);
+        if let Err(panic) = sync.await {
+            tracing::error!(%panic, "the sync client panicked");
+        }
         history.flush().await;
         journal.close().await;
-        ended
+        Ok(())
     }
 }

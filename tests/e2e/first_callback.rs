@@ -43,12 +43,13 @@ async fn an_event_reaches_its_subscriber_signed_and_whole() {
     assert!(body.contains(r#""data":{"a": 1,  "b":[]}"#), "{body}");
     assert_eq!(received.json()["id"], "evt.1 ü");
 
-    let stored = DeliveryServiceClient::new(world.channel.clone())
-        .get_event(GetEventRequest { name: receipt.event.clone() })
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(stored.cloud_event, Some(published.clone()));
+    let stored = eventually("the event", PATIENCE, || async {
+        let request = GetEventRequest { name: receipt.event.clone() };
+        let mut client = DeliveryServiceClient::new(world.channel.clone());
+        client.get_event(request).await.map_err(|status| status.to_string())
+    })
+    .await;
+    assert_eq!(stored.into_inner().cloud_event, Some(published.clone()));
 
     let again = publish_one(&world.channel, "acme", published).await;
     assert!(again.duplicate);
@@ -328,7 +329,7 @@ async fn sigterm_lets_attempts_finish_and_exits_cleanly() {
     publish_one(&world.channel, "acme", event("1", "orders.created", "{}")).await;
     world.received("hook", 1).await;
     let World { process, receiver, dir, .. } = world;
-    assert!(process.terminate().success());
+    assert!(process.terminate().await.success());
 
     let process = standalone(dir.path());
     let channel = process.channel();

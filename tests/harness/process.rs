@@ -93,10 +93,12 @@ impl Process {
     }
 
     /// SIGTERM, and what the process made of it.
-    pub fn terminate(mut self) -> std::process::ExitStatus {
+    pub async fn terminate(mut self) -> std::process::ExitStatus {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         kill(pid, Signal::SIGTERM).expect("the process can be signalled");
-        self.child.wait().expect("the process has ended")
+        // Receivers of this test may have to answer before it ends.
+        let waiting = tokio::task::spawn_blocking(move || self.child.wait());
+        waiting.await.expect("no panic").expect("the process has ended")
     }
 }
 

@@ -53,7 +53,9 @@ pub(crate) async fn get<T: Message + Default>(
     key: &str,
     name: &str,
 ) -> Result<Version<T>, ApiError> {
-    read(store, key).await?.ok_or_else(|| ApiError::not_found(name))
+    read(store, key)
+        .await?
+        .ok_or_else(|| ApiError::not_found(name))
 }
 
 /// Changes a thing: `decide` answers what it becomes, or `None` if it is as it should be. Answers the thing as it is
@@ -73,7 +75,9 @@ pub(crate) async fn update<T: Message + Default>(
             return Ok(Version { value, revision });
         }
         let bytes = Bytes::from(value.encode_to_vec());
-        let txn = Txn::new().unchanged(&subject.key, revision).put(&subject.key, bytes.clone());
+        let txn = Txn::new()
+            .unchanged(&subject.key, revision)
+            .put(&subject.key, bytes.clone());
         if let Outcome::Committed(revision) = commit(store, txn, &subject.key, &bytes).await? {
             return Ok(Version { value, revision });
         }
@@ -82,13 +86,18 @@ pub(crate) async fn update<T: Message + Default>(
 }
 
 /// Deletes a thing.
-pub(crate) async fn delete<T: Message + Default>(store: &dyn Store, subject: &Subject) -> Result<(), ApiError> {
+pub(crate) async fn delete<T: Message + Default>(
+    store: &dyn Store,
+    subject: &Subject,
+) -> Result<(), ApiError> {
     for _ in 0..ATTEMPTS {
         let before = matching::<T>(store, subject).await?;
         if subject.validate_only {
             return Ok(());
         }
-        let txn = Txn::new().unchanged(&subject.key, before.revision).delete(&subject.key);
+        let txn = Txn::new()
+            .unchanged(&subject.key, before.revision)
+            .delete(&subject.key);
         match store.commit(txn).await.map_err(status::of_store)? {
             Outcome::Committed(_) => return Ok(()),
             Outcome::Conflict => {}
@@ -107,7 +116,10 @@ pub(crate) async fn commit(
 ) -> Result<Outcome, ApiError> {
     match store.commit(txn).await {
         Err(Error::Unknown { .. }) => {
-            let (entry, _) = store.get(key).await.map_err(|_| status::outcome_unknown())?;
+            let (entry, _) = store
+                .get(key)
+                .await
+                .map_err(|_| status::outcome_unknown())?;
             match entry.filter(|entry| entry.value == *value) {
                 Some(entry) => Ok(Outcome::Committed(entry.mod_revision)),
                 None => Err(status::outcome_unknown()),

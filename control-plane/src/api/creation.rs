@@ -111,10 +111,16 @@ pub(crate) async fn replay(
     api: &Api,
     request: Option<Named>,
 ) -> Result<Option<Version<stored_request::Result>>, ApiError> {
-    let Some(request) = request else { return Ok(None) };
+    let Some(request) = request else {
+        return Ok(None);
+    };
     let record = change::read::<StoredRequest>(&*api.store, &keys::request(request.id)).await?;
-    let Some(record) = record else { return Ok(None) };
-    let digest = api.vault.open(Place::Request(request.id), &record.value.sealed_digest);
+    let Some(record) = record else {
+        return Ok(None);
+    };
+    let digest = api
+        .vault
+        .open(Place::Request(request.id), &record.value.sealed_digest);
     match record.value.result {
         Some(value) if digest.is_ok_and(|digest| digest == request.digest) => Ok(Some(Version {
             value,
@@ -130,7 +136,9 @@ pub(crate) async fn replay(
 
 /// Creates it.
 pub(crate) async fn create(api: &Api, creation: Creation) -> Result<Created, ApiError> {
-    let mut txn = Txn::new().absent(&creation.key).put(&creation.key, creation.value.clone());
+    let mut txn = Txn::new()
+        .absent(&creation.key)
+        .put(&creation.key, creation.value.clone());
     if let Some(request) = creation.request.filter(|_| !creation.validate_only) {
         let record = StoredRequest {
             sealed_digest: api.vault.seal(Place::Request(request.id), &request.digest),
@@ -138,7 +146,9 @@ pub(crate) async fn create(api: &Api, creation: Creation) -> Result<Created, Api
         };
         let key = keys::request(request.id);
         let lease = api.leases.share(&*api.store, api.clock.now()).await?;
-        txn = txn.absent(&key).put_leased(key, record.encode_to_vec(), lease);
+        txn = txn
+            .absent(&key)
+            .put_leased(key, record.encode_to_vec(), lease);
     }
     for _ in 0..ATTEMPTS {
         if let Some(before) = replay(api, creation.request).await? {
@@ -149,7 +159,11 @@ pub(crate) async fn create(api: &Api, creation: Creation) -> Result<Created, Api
             let revision = parent_revision(&*api.store, parent).await?;
             txn = txn.unchanged(keys::tenant(parent), revision);
         }
-        let (held, _) = api.store.get(&creation.key).await.map_err(status::of_store)?;
+        let (held, _) = api
+            .store
+            .get(&creation.key)
+            .await
+            .map_err(status::of_store)?;
         if held.is_some() {
             return Err(ApiError::already_exists(&creation.name));
         }

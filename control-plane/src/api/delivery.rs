@@ -6,8 +6,8 @@ use std::{error::Error as _, time::Duration};
 use hookfleet_contract::name::{DeliveryName, EventName, SubscriptionScope, TenantId};
 use hookfleet_gateway::status::ApiError;
 use hookfleet_proto::v1::{
-    Delivery, Event, GetDeliveryRequest, GetEventRequest, ListAttemptsRequest, ListAttemptsResponse,
-    ListDeliveriesRequest, ListDeliveriesResponse, RedeliverDeliveryRequest,
+    Delivery, Event, GetDeliveryRequest, GetEventRequest, ListAttemptsRequest,
+    ListAttemptsResponse, ListDeliveriesRequest, ListDeliveriesResponse, RedeliverDeliveryRequest,
     delivery_service_client::DeliveryServiceClient, delivery_service_server::DeliveryService,
 };
 use tokio::time::timeout;
@@ -39,7 +39,9 @@ async fn answer<T>(
     is_repeatable: bool,
 ) -> Result<Response<T>, Status> {
     let message = match timeout(DEADLINE, call).await {
-        Ok(Err(status)) if status.source().is_some() => "the agent that delivers for the tenant is out of reach",
+        Ok(Err(status)) if status.source().is_some() => {
+            "the agent that delivers for the tenant is out of reach"
+        }
         Ok(answer) => return answer,
         Err(_) => "the agent that delivers for the tenant does not answer",
     };
@@ -52,13 +54,19 @@ async fn answer<T>(
 
 #[tonic::async_trait]
 impl DeliveryService for Deliveries {
-    async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<Event>, Status> {
+    async fn get_event(
+        &self,
+        request: Request<GetEventRequest>,
+    ) -> Result<Response<Event>, Status> {
         let name: EventName = parse("name", &request.get_ref().name)?;
         let mut owner = self.owner(&name.tenant)?;
         answer(owner.get_event(request.into_inner()), true).await
     }
 
-    async fn get_delivery(&self, request: Request<GetDeliveryRequest>) -> Result<Response<Delivery>, Status> {
+    async fn get_delivery(
+        &self,
+        request: Request<GetDeliveryRequest>,
+    ) -> Result<Response<Delivery>, Status> {
         let name: DeliveryName = parse("name", &request.get_ref().name)?;
         let mut owner = self.owner(&name.tenant)?;
         answer(owner.get_delivery(request.into_inner()), true).await

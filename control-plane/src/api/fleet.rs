@@ -32,24 +32,40 @@ impl Agents {
         let page_size = page::page_size(request.page_size)?;
         let cursor = api.pages.open("agents", &[], &request.page_token)?;
         let (noted, table) = api.cache.read(|contents| {
-            let noted = contents.with_prefix(keys::AGENTS).filter_map(|(key, item)| {
-                let id: AgentId = key.strip_prefix(keys::AGENTS)?.parse().ok()?;
-                Some((id, StoredAgent::decode(item.value.clone()).ok()?))
-            });
-            (noted.collect::<BTreeMap<_, _>>(), Arc::clone(contents.slot_table()))
+            let noted = contents
+                .with_prefix(keys::AGENTS)
+                .filter_map(|(key, item)| {
+                    let id: AgentId = key.strip_prefix(keys::AGENTS)?.parse().ok()?;
+                    Some((id, StoredAgent::decode(item.value.clone()).ok()?))
+                });
+            (
+                noted.collect::<BTreeMap<_, _>>(),
+                Arc::clone(contents.slot_table()),
+            )
         });
-        let owners = table.owners.iter().filter_map(|owner| owner.agent_id.parse().ok());
+        let owners = table
+            .owners
+            .iter()
+            .filter_map(|owner| owner.agent_id.parse().ok());
         let (agents, more) = api.fleet(|fleet| {
-            let known = fleet.agents().map(|(id, _)| id.clone()).chain(noted.keys().cloned()).chain(owners);
+            let known = fleet
+                .agents()
+                .map(|(id, _)| id.clone())
+                .chain(noted.keys().cloned())
+                .chain(owners);
             let known: BTreeSet<AgentId> = known.collect();
             let cursor = cursor.as_deref();
-            let is_next = |id: &&AgentId| cursor.is_none_or(|cursor| id.as_str().as_bytes() > cursor);
+            let is_next =
+                |id: &&AgentId| cursor.is_none_or(|cursor| id.as_str().as_bytes() > cursor);
             let mut known = known.iter().filter(is_next);
             let page = known.by_ref().take(page_size);
             let page: Vec<_> = page
                 .map(|id| {
                     let n_slots = n_slots(&table, id);
-                    (id.clone(), model::agent::view(id, fleet.get(id), noted.get(id), n_slots))
+                    (
+                        id.clone(),
+                        model::agent::view(id, fleet.get(id), noted.get(id), n_slots),
+                    )
                 })
                 .collect();
             let more = known.next().is_some();
@@ -57,7 +73,8 @@ impl Agents {
         });
         let last = agents.last().filter(|_| more);
         let next_page_token = last.map(|(id, _)| {
-            api.pages.seal("agents", &[], id.as_str().as_bytes(), random::nonce())
+            api.pages
+                .seal("agents", &[], id.as_str().as_bytes(), random::nonce())
         });
         Ok(ListAgentsResponse {
             next_page_token: next_page_token.unwrap_or_default(),
@@ -66,15 +83,25 @@ impl Agents {
     }
 
     fn placement(&self) -> Placement {
-        let table = self.0.cache.read(|contents| Arc::clone(contents.slot_table()));
+        let table = self
+            .0
+            .cache
+            .read(|contents| Arc::clone(contents.slot_table()));
         let mut ranges: Vec<SlotRange> = Vec::new();
         for (slot, epoch) in (0..self.0.slot_count).zip(&table.epochs) {
-            let Some(owner) = placement::owner(&table, slot) else { continue };
-            let agent = owner.agent_id.parse().map(|agent| AgentName { agent }.to_string());
+            let Some(owner) = placement::owner(&table, slot) else {
+                continue;
+            };
+            let agent = owner
+                .agent_id
+                .parse()
+                .map(|agent| AgentName { agent }.to_string());
             let (slot, agent) = (i32::from(slot), agent.unwrap_or_default());
             match ranges.last_mut() {
                 Some(range)
-                    if range.last_slot + 1 == slot && range.agent == agent && range.epoch == *epoch =>
+                    if range.last_slot + 1 == slot
+                        && range.agent == agent
+                        && range.epoch == *epoch =>
                 {
                     range.last_slot = slot;
                 }
@@ -97,7 +124,9 @@ impl Agents {
 fn n_slots(table: &SlotTable, agent: &AgentId) -> usize {
     let slots = (0..).take(table.slot_owners.len());
     let owners = slots.filter_map(|slot| placement::owner(table, slot));
-    owners.filter(|owner| owner.agent_id == agent.as_str()).count()
+    owners
+        .filter(|owner| owner.agent_id == agent.as_str())
+        .count()
 }
 
 #[tonic::async_trait]

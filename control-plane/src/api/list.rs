@@ -40,7 +40,10 @@ pub(crate) async fn page<T>(
     let chunk = if ask.is_filtered { CHUNK } else { page_size };
     let (mut found, mut n_scanned, mut more) = (Vec::new(), 0, true);
     while more && found.len() < page_size && n_scanned < SCANNED {
-        let range = api.store.range(&ask.prefix, after.as_deref(), chunk, at).await;
+        let range = api
+            .store
+            .range(&ask.prefix, after.as_deref(), chunk, at)
+            .await;
         let page = range.map_err(status::of_store)?;
         at = Some(at.unwrap_or(page.revision));
         more = page.more;
@@ -56,7 +59,8 @@ pub(crate) async fn page<T>(
     }
     let next = match (at, after) {
         (Some(at), Some(after)) if more => {
-            api.pages.seal(ask.list, ask.scope, &encode(at, &after), random::nonce())
+            api.pages
+                .seal(ask.list, ask.scope, &encode(at, &after), random::nonce())
         }
         _ => String::new(),
     };
@@ -69,5 +73,8 @@ fn encode(at: Revision, after: &str) -> Vec<u8> {
 
 fn decode(cursor: &[u8]) -> Option<(Revision, String)> {
     let (at, after) = cursor.split_first_chunk()?;
-    Some((Revision::from_be_bytes(*at), String::from_utf8(after.to_vec()).ok()?))
+    Some((
+        Revision::from_be_bytes(*at),
+        String::from_utf8(after.to_vec()).ok()?,
+    ))
 }

@@ -59,14 +59,18 @@ impl Api {
 
     /// The agent that owns a slot, as far as this control plane knows.
     pub(crate) fn owner(&self, slot: u16) -> Option<SlotOwner> {
-        self.cache.read(|contents| placement::owner(contents.slot_table(), slot).cloned())
+        self.cache
+            .read(|contents| placement::owner(contents.slot_table(), slot).cloned())
     }
 
     /// Whether the owner of its slot has this version of a subscription in force: it has answered to it here, or to
     /// another control plane that has noted it.
     pub(crate) fn is_applied(&self, name: &SubscriptionName, mod_revision: Revision) -> bool {
         let slot = slot_of(&name.tenant, self.slot_count).0;
-        let Some(owner) = self.owner(slot).and_then(|it| it.agent_id.parse::<AgentId>().ok()) else {
+        let Some(owner) = self
+            .owner(slot)
+            .and_then(|it| it.agent_id.parse::<AgentId>().ok())
+        else {
             return false;
         };
         let here = self.fleet(|fleet| fleet.get(&owner).map(|agent| agent.applied));
@@ -79,7 +83,9 @@ impl Api {
 
     fn noted(&self, id: &AgentId) -> Option<StoredAgent> {
         let key = keys::agent(id);
-        let value = self.cache.read(|contents| contents.get(&key).map(|item| item.value.clone()));
+        let value = self
+            .cache
+            .read(|contents| contents.get(&key).map(|item| item.value.clone()));
         StoredAgent::decode(value?).ok()
     }
 }
@@ -89,7 +95,8 @@ fn parse<T: std::str::FromStr<Err = hookfleet_contract::name::Error>>(
     field: &str,
     text: &str,
 ) -> Result<T, ApiError> {
-    text.parse().map_err(|error| ApiError::invalid_field(field, format!("{error}")))
+    text.parse()
+        .map_err(|error| ApiError::invalid_field(field, format!("{error}")))
 }
 
 /// A resource that a request must have.

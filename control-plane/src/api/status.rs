@@ -20,6 +20,12 @@ pub(crate) fn of_store(error: store::Error) -> ApiError {
             tracing::warn!(operation, cause, "the store is unavailable");
             ApiError::unavailable("STORE_UNAVAILABLE", "the store is unavailable", RETRY_AFTER)
         }
+        // Nothing was changed, and the next try takes another lease.
+        Error::LeaseLost(lease) => {
+            tracing::info!(%lease, "a lease was lost");
+            let message = "the store has lost a lease";
+            ApiError::unavailable("STORE_UNAVAILABLE", message, RETRY_AFTER)
+        }
         Error::Unknown { .. } => outcome_unknown(),
         Error::Compacted { .. } | Error::FutureRevision { .. } => ApiError::invalid_field(
             "page_token",
@@ -34,8 +40,7 @@ pub(crate) fn of_store(error: store::Error) -> ApiError {
             tracing::error!("the store is out of space");
             ApiError::exhausted("STORE_FULL", "the store is out of space", RETRY_AFTER)
         }
-        Error::LeaseLost(_)
-        | Error::DuplicateKey(_)
+        Error::DuplicateKey(_)
         | Error::Refused { .. }
         | Error::Foreign { .. }
         | Error::Locked(_)

@@ -51,7 +51,10 @@ pub(crate) struct Subscriptions(pub(crate) Arc<Api>);
 // === impl Subscriptions ===
 
 impl Subscriptions {
-    async fn create(&self, mut request: CreateSubscriptionRequest) -> Result<v1::Subscription, ApiError> {
+    async fn create(
+        &self,
+        mut request: CreateSubscriptionRequest,
+    ) -> Result<v1::Subscription, ApiError> {
         let api = &*self.0;
         let parent: TenantName = parse("parent", &request.parent)?;
         let mut asked = required("subscription", request.subscription.take())?;
@@ -65,7 +68,10 @@ impl Subscriptions {
             id => parse("subscription_id", id)?,
         };
         let tenant = parent.tenant;
-        let name = SubscriptionName { tenant, subscription };
+        let name = SubscriptionName {
+            tenant,
+            subscription,
+        };
         let (uid, now) = (random::uuid(), api.clock.now());
         let subscription = Subscription::create(asked, &name, uid, &api.rules, now, new_secret)
             .map_err(ApiError::invalid)?;
@@ -106,7 +112,10 @@ impl Subscriptions {
         if self.0.cache.read(|contents| contents.count(&prefix)) < max {
             return Ok(());
         }
-        let message = format!("tenants/{} has {max} subscriptions, the most that it may have", name.tenant);
+        let message = format!(
+            "tenants/{} has {max} subscriptions, the most that it may have",
+            name.tenant
+        );
         let error = ApiError::exhausted("TOO_MANY_SUBSCRIPTIONS", message, RETRY_AFTER);
         let error = error.with("resource", format!("tenants/{}", name.tenant));
         Err(error.with("max_subscriptions", max.to_string()))
@@ -119,7 +128,10 @@ impl Subscriptions {
         Ok(self.view(&name, found))
     }
 
-    async fn list(&self, request: ListSubscriptionsRequest) -> Result<ListSubscriptionsResponse, ApiError> {
+    async fn list(
+        &self,
+        request: ListSubscriptionsRequest,
+    ) -> Result<ListSubscriptionsResponse, ApiError> {
         let api = &*self.0;
         let parent: TenantName = parse("parent", &request.parent)?;
         let filter = Filter::parse(&request.filter, &["state", "callback_url"])?;
@@ -154,7 +166,10 @@ impl Subscriptions {
             if callback_url.as_ref().is_some_and(|wanted| wanted != url) {
                 return Ok(None);
             }
-            let name = parse("name", resource.map_or("", |resource| resource.name.as_str()))?;
+            let name = parse(
+                "name",
+                resource.map_or("", |resource| resource.name.as_str()),
+            )?;
             let revision = entry.mod_revision;
             let found = self.view(&name, Version { value, revision });
             Ok(Some(found).filter(|it| state.is_none_or(|state| state == it.state())))
@@ -166,7 +181,10 @@ impl Subscriptions {
         })
     }
 
-    async fn update(&self, request: UpdateSubscriptionRequest) -> Result<v1::Subscription, ApiError> {
+    async fn update(
+        &self,
+        request: UpdateSubscriptionRequest,
+    ) -> Result<v1::Subscription, ApiError> {
         let patch = required("subscription", request.subscription)?;
         let name: SubscriptionName = parse("subscription.name", &patch.name)?;
         let mut subject = self.subject(&name, patch.etag.clone());
@@ -189,13 +207,22 @@ impl Subscriptions {
         change::delete::<StoredSubscription>(&*self.0.store, &subject).await
     }
 
-    async fn suspend(&self, request: SuspendSubscriptionRequest) -> Result<v1::Subscription, ApiError> {
+    async fn suspend(
+        &self,
+        request: SuspendSubscriptionRequest,
+    ) -> Result<v1::Subscription, ApiError> {
         let name: SubscriptionName = parse("name", &request.name)?;
         let subject = self.subject(&name, request.etag);
-        self.change(&name, &subject, |it, _| Ok(it.suspend(SuspendReason::UserRequest))).await
+        self.change(&name, &subject, |it, _| {
+            Ok(it.suspend(SuspendReason::UserRequest))
+        })
+        .await
     }
 
-    async fn resume(&self, request: ResumeSubscriptionRequest) -> Result<v1::Subscription, ApiError> {
+    async fn resume(
+        &self,
+        request: ResumeSubscriptionRequest,
+    ) -> Result<v1::Subscription, ApiError> {
         let name: SubscriptionName = parse("name", &request.name)?;
         let subject = self.subject(&name, request.etag);
         self.change(&name, &subject, |it, _| Ok(it.resume())).await
@@ -211,7 +238,8 @@ impl Subscriptions {
             .change(&name, &subject, |subscription, now| {
                 let algorithms = algorithms(&subscription.resource);
                 if asked.is_some() && !algorithms.contains(&SignatureAlgorithm::HmacSha256) {
-                    let description = "is of no use: the subscription does not sign with HMAC_SHA256";
+                    let description =
+                        "is of no use: the subscription does not sign with HMAC_SHA256";
                     return Err(ApiError::invalid_field("signing_secret", description));
                 }
                 let fresh = fresh_keys(&algorithms, asked.as_ref(), now, new_secret);
@@ -265,7 +293,11 @@ impl Subscriptions {
         }
     }
 
-    fn view(&self, name: &SubscriptionName, found: Version<StoredSubscription>) -> v1::Subscription {
+    fn view(
+        &self,
+        name: &SubscriptionName,
+        found: Version<StoredSubscription>,
+    ) -> v1::Subscription {
         let is_applied = self.0.is_applied(name, found.revision);
         stored::view(found.value, found.revision, is_applied, self.0.clock.now())
     }
@@ -288,7 +320,9 @@ fn overlap(asked: Option<prost_types::Duration>) -> Result<Duration, ApiError> {
     let Some(asked) = asked else {
         return Ok(DEFAULT_OVERLAP);
     };
-    let overlap = Duration::try_from(asked).ok().filter(|it| *it <= MAX_OVERLAP);
+    let overlap = Duration::try_from(asked)
+        .ok()
+        .filter(|it| *it <= MAX_OVERLAP);
     overlap.ok_or_else(|| ApiError::invalid_field("overlap", "must be 0 to 7 days"))
 }
 
@@ -299,7 +333,9 @@ fn asked_secret(text: &str) -> Result<Option<Secret>, ApiError> {
     let secret = text.parse::<Secret>().ok();
     let secret = secret.filter(|it| it.algorithm() == SignatureAlgorithm::HmacSha256);
     let description = "must be `whsec_` and base64 of 24 to 64 bytes";
-    secret.map(Some).ok_or_else(|| ApiError::invalid_field("signing_secret", description))
+    secret
+        .map(Some)
+        .ok_or_else(|| ApiError::invalid_field("signing_secret", description))
 }
 
 #[tonic::async_trait]

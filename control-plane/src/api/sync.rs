@@ -26,10 +26,18 @@ impl Sync {
     async fn hello(&self, said: &mut Streaming<SyncRequest>) -> Result<Hello, ApiError> {
         self.0.check_ready()?;
         let first = timeout(HELLO, said.message()).await;
-        match first.ok().and_then(Result::ok).flatten().and_then(|it| it.message) {
+        match first
+            .ok()
+            .and_then(Result::ok)
+            .flatten()
+            .and_then(|it| it.message)
+        {
             Some(Message::Hello(hello)) => Ok(hello),
             Some(Message::Ack(_) | Message::Heartbeat(_) | Message::SuspendReport(_)) | None => {
-                Err(ApiError::invalid_field("hello", "must be the first message, within 5 seconds"))
+                Err(ApiError::invalid_field(
+                    "hello",
+                    "must be the first message, within 5 seconds",
+                ))
             }
         }
     }

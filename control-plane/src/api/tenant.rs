@@ -10,8 +10,8 @@ use hookfleet_proto::{
     fleet::{StoredTenant, stored_request},
     v1::{
         CreateTenantRequest, DeleteTenantRequest, GetTenantRequest, ListTenantsRequest,
-        ListTenantsResponse, ResumeTenantRequest, SuspendTenantRequest, Tenant, UpdateTenantRequest,
-        tenant::State, tenant_service_server::TenantService,
+        ListTenantsResponse, ResumeTenantRequest, SuspendTenantRequest, Tenant,
+        UpdateTenantRequest, tenant::State, tenant_service_server::TenantService,
     },
 };
 use prost::Message as _;
@@ -88,7 +88,9 @@ impl Tenants {
         let filter = Filter::parse(&request.filter, &["state"])?;
         let state = filter.get("state").map(|text| {
             let state = State::from_str_name(text);
-            state.ok_or_else(|| ApiError::invalid_field("filter", "state must be ACTIVE or SUSPENDED"))
+            state.ok_or_else(|| {
+                ApiError::invalid_field("filter", "state must be ACTIVE or SUSPENDED")
+            })
         });
         let state = state.transpose()?;
         let ask = Ask {
@@ -164,7 +166,8 @@ impl Tenants {
         }
         // Without force, a tenant with subscriptions is only looked at.
         if !request.force {
-            let held = change::get::<StoredTenant>(&*self.0.store, &subject.key, &subject.name).await?;
+            let held =
+                change::get::<StoredTenant>(&*self.0.store, &subject.key, &subject.name).await?;
             if subject.etag.is_empty() || subject.etag == stored::etag(held.revision) {
                 self.check_empty(&name, false).await?;
             }
@@ -190,12 +193,19 @@ impl Tenants {
             // One more write although it is marked already does no harm, and fences creations that began before.
             Ok(Some(after))
         };
-        change::update(&*self.0.store, subject, mark).await.map(drop)
+        change::update(&*self.0.store, subject, mark)
+            .await
+            .map(drop)
     }
 
     async fn check_empty(&self, name: &TenantName, force: bool) -> Result<(), ApiError> {
         let prefix = keys::subscriptions_of(&name.tenant, self.0.slot_count);
-        let page = self.0.store.range(&prefix, None, 1, None).await.map_err(status::of_store)?;
+        let page = self
+            .0
+            .store
+            .range(&prefix, None, 1, None)
+            .await
+            .map_err(status::of_store)?;
         if page.entries.is_empty() || force {
             return Ok(());
         }
@@ -209,12 +219,19 @@ impl Tenants {
     async fn delete_subscriptions(&self, tenant: &TenantId) -> Result<(), ApiError> {
         let prefix = keys::subscriptions_of(tenant, self.0.slot_count);
         loop {
-            let page = self.0.store.range(&prefix, None, MAX_OPERATIONS, None).await;
+            let page = self
+                .0
+                .store
+                .range(&prefix, None, MAX_OPERATIONS, None)
+                .await;
             let page = page.map_err(status::of_store)?;
             if page.entries.is_empty() {
                 return Ok(());
             }
-            let txn = page.entries.into_iter().fold(Txn::new(), |txn, entry| txn.delete(entry.key));
+            let txn = page
+                .entries
+                .into_iter()
+                .fold(Txn::new(), |txn, entry| txn.delete(entry.key));
             self.0.store.commit(txn).await.map_err(status::of_store)?;
         }
     }
@@ -231,11 +248,17 @@ fn subject(name: &TenantName, etag: String) -> Subject {
 
 #[tonic::async_trait]
 impl TenantService for Tenants {
-    async fn create_tenant(&self, request: Request<CreateTenantRequest>) -> Result<Response<Tenant>, Status> {
+    async fn create_tenant(
+        &self,
+        request: Request<CreateTenantRequest>,
+    ) -> Result<Response<Tenant>, Status> {
         respond(self.create(request.into_inner()).await)
     }
 
-    async fn get_tenant(&self, request: Request<GetTenantRequest>) -> Result<Response<Tenant>, Status> {
+    async fn get_tenant(
+        &self,
+        request: Request<GetTenantRequest>,
+    ) -> Result<Response<Tenant>, Status> {
         respond(self.get(request.into_inner()).await)
     }
 
@@ -246,11 +269,17 @@ impl TenantService for Tenants {
         respond(self.list(request.into_inner()).await)
     }
 
-    async fn update_tenant(&self, request: Request<UpdateTenantRequest>) -> Result<Response<Tenant>, Status> {
+    async fn update_tenant(
+        &self,
+        request: Request<UpdateTenantRequest>,
+    ) -> Result<Response<Tenant>, Status> {
         respond(self.update(request.into_inner()).await)
     }
 
-    async fn delete_tenant(&self, request: Request<DeleteTenantRequest>) -> Result<Response<()>, Status> {
+    async fn delete_tenant(
+        &self,
+        request: Request<DeleteTenantRequest>,
+    ) -> Result<Response<()>, Status> {
         respond(self.delete(request.into_inner()).await)
     }
 
@@ -262,7 +291,10 @@ impl TenantService for Tenants {
         respond(self.set_state(&name, etag, State::Suspended).await)
     }
 
-    async fn resume_tenant(&self, request: Request<ResumeTenantRequest>) -> Result<Response<Tenant>, Status> {
+    async fn resume_tenant(
+        &self,
+        request: Request<ResumeTenantRequest>,
+    ) -> Result<Response<Tenant>, Status> {
         let ResumeTenantRequest { name, etag } = request.into_inner();
         respond(self.set_state(&name, etag, State::Active).await)
     }

@@ -90,7 +90,9 @@ impl Contents {
     pub(crate) fn changed_since(&self, cursor: Revision) -> BTreeSet<Arc<str>> {
         let from = (cursor + 1, Arc::from(""));
         let changed = self.by_revision.range(from..).map(|(_, key)| key);
-        let first = self.removals.partition_point(|(revision, _)| *revision <= cursor);
+        let first = self
+            .removals
+            .partition_point(|(revision, _)| *revision <= cursor);
         let removed = self.removals.range(first..).map(|(_, key)| key);
         changed.chain(removed).cloned().collect()
     }
@@ -120,7 +122,12 @@ impl Contents {
         list: BTreeMap<String, Item>,
         revision: Revision,
     ) -> Result<(), MassDeletion> {
-        let gone: Vec<Arc<str>> = self.items.keys().filter(|key| !list.contains_key(&***key)).cloned().collect();
+        let gone: Vec<Arc<str>> = self
+            .items
+            .keys()
+            .filter(|key| !list.contains_key(&***key))
+            .cloned()
+            .collect();
         let removed = gone.iter().filter(|key| is_subscription(key)).count();
         let held = self.counts.values().sum();
         let (part, number) = MASS_DELETION;
@@ -144,7 +151,10 @@ impl Contents {
         if keys::parse(key).is_none() {
             return;
         }
-        let held = self.items.get_key_value(key).map(|(key, item)| (Arc::clone(key), item.mod_revision));
+        let held = self
+            .items
+            .get_key_value(key)
+            .map(|(key, item)| (Arc::clone(key), item.mod_revision));
         if held.as_ref().is_some_and(|(_, held)| *held >= mod_revision) {
             return;
         }
@@ -166,14 +176,21 @@ impl Contents {
         if is_for_agents(&key) {
             self.by_revision.insert((mod_revision, Arc::clone(&key)));
         }
-        self.items.insert(key, Item { mod_revision, value });
+        self.items.insert(
+            key,
+            Item {
+                mod_revision,
+                value,
+            },
+        );
     }
 
     fn remove(&mut self, key: &str, mod_revision: Revision) {
         let Some((key, item)) = self.items.remove_entry(key) else {
             return;
         };
-        self.by_revision.remove(&(item.mod_revision, Arc::clone(&key)));
+        self.by_revision
+            .remove(&(item.mod_revision, Arc::clone(&key)));
         if is_subscription(&key) {
             let left = self.counts.get_mut(parent(&key)).map(|count| {
                 *count -= 1;
@@ -243,7 +260,11 @@ mod tests {
     }
 
     fn changed(contents: &Contents, cursor: Revision) -> Vec<String> {
-        contents.changed_since(cursor).iter().map(ToString::to_string).collect()
+        contents
+            .changed_since(cursor)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -272,8 +293,14 @@ mod tests {
             put("subscription/0001/b/s1", 4),
         ]);
         assert_eq!(contents.count("subscription/0001/a/"), 2);
-        let changes = vec![delete("subscription/0001/b/s1", 5), delete("subscription/0001/b/s1", 6)];
-        contents.apply(Batch { changes, revision: 6 });
+        let changes = vec![
+            delete("subscription/0001/b/s1", 5),
+            delete("subscription/0001/b/s1", 6),
+        ];
+        contents.apply(Batch {
+            changes,
+            revision: 6,
+        });
         assert_eq!(contents.count("subscription/0001/b/"), 0);
     }
 
@@ -290,8 +317,14 @@ mod tests {
     #[test]
     fn a_new_list_is_compared_with_the_old_one() {
         let mut contents = contents(vec![put("tenant/a", 1), put("tenant/b", 2)]);
-        let item = |mod_revision| Item { mod_revision, value: Bytes::new() };
-        let list = [("tenant/b".to_owned(), item(7)), ("tenant/c".to_owned(), item(8))];
+        let item = |mod_revision| Item {
+            mod_revision,
+            value: Bytes::new(),
+        };
+        let list = [
+            ("tenant/b".to_owned(), item(7)),
+            ("tenant/c".to_owned(), item(8)),
+        ];
         contents.replace(list.into(), 9).unwrap();
         assert_eq!(changed(&contents, 2), ["tenant/a", "tenant/b", "tenant/c"]);
         assert_eq!(changed(&contents, 7), ["tenant/a", "tenant/c"]);
@@ -303,7 +336,13 @@ mod tests {
         let keys = (0..200).map(|n| put(&format!("subscription/0001/a/s{n}"), n + 1));
         let mut contents = contents(keys.collect());
         let refused = contents.replace(BTreeMap::new(), 300);
-        assert_eq!(refused, Err(MassDeletion { removed: 200, held: 200 }));
+        assert_eq!(
+            refused,
+            Err(MassDeletion {
+                removed: 200,
+                held: 200
+            })
+        );
         assert_eq!(contents.count("subscription/0001/a/"), 200);
         assert_eq!(contents.revision(), 200);
     }

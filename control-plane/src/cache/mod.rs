@@ -71,7 +71,12 @@ impl Cache {
 
     /// Follows the store for as long as it is polled. A store that is gone is waited for; one that has lost its data is
     /// not believed: what is known stays, and a human must look.
-    pub(crate) async fn follow(self, store: Arc<dyn Store>, generation: Generation, slot_count: u16) {
+    pub(crate) async fn follow(
+        self,
+        store: Arc<dyn Store>,
+        generation: Generation,
+        slot_count: u16,
+    ) {
         loop {
             let error = match self.list(&*store, &generation, slot_count).await {
                 Ok(revision) => self.watch(&*store, revision).await,
@@ -124,8 +129,13 @@ impl Cache {
         while let Some(items) = pages.try_next().await? {
             list.extend(items);
         }
-        let mut contents = self.contents.write().unwrap_or_else(PoisonError::into_inner);
-        contents.replace(list, revision).map_err(|error| Follow::Guarded(error.to_string()))?;
+        let mut contents = self
+            .contents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        contents
+            .replace(list, revision)
+            .map_err(|error| Follow::Guarded(error.to_string()))?;
         drop(contents);
         self.advance(revision);
         Ok(revision)
@@ -141,7 +151,10 @@ impl Cache {
             match watch.next().await {
                 Ok(batch) => {
                     let revision = batch.revision;
-                    self.contents.write().unwrap_or_else(PoisonError::into_inner).apply(batch);
+                    self.contents
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .apply(batch);
                     self.advance(revision);
                 }
                 Err(error) => return error.into(),

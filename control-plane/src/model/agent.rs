@@ -24,7 +24,12 @@ pub(crate) fn view(
     match (session, noted) {
         (Some(session), _) => v1::Agent {
             address: session.address.clone(),
-            state: if session.is_live { State::Live } else { State::Syncing }.into(),
+            state: if session.is_live {
+                State::Live
+            } else {
+                State::Syncing
+            }
+            .into(),
             version: session.version.clone(),
             applied_revision: session.applied,
             last_heartbeat_time: Some(session.last_heard.into()),

@@ -100,7 +100,10 @@ mod tests {
     #[test]
     fn without_a_mask_the_populated_fields_change() {
         let after = updated(tenant("after", &[]), &[]).unwrap();
-        assert_eq!((after.display_name.as_str(), after.annotations.len()), ("after", 2));
+        assert_eq!(
+            (after.display_name.as_str(), after.annotations.len()),
+            ("after", 2)
+        );
     }
 
     #[test]
@@ -114,12 +117,19 @@ mod tests {
     #[test]
     fn a_path_changes_its_field_even_to_nothing() {
         let after = updated(tenant("", &[("d", "4")]), &["display_name"]).unwrap();
-        assert_eq!((after.display_name.as_str(), after.annotations.len()), ("", 2));
+        assert_eq!(
+            (after.display_name.as_str(), after.annotations.len()),
+            ("", 2)
+        );
     }
 
     #[test]
     fn annotations_change_one_by_one() {
-        let after = updated(tenant("x", &[("a", "9")]), &["annotations.a", "annotations.`b.c`"]).unwrap();
+        let after = updated(
+            tenant("x", &[("a", "9")]),
+            &["annotations.a", "annotations.`b.c`"],
+        )
+        .unwrap();
         assert_eq!(after.annotations, tenant("", &[("a", "9")]).annotations);
         assert_eq!(after.display_name, "before");
     }
@@ -128,7 +138,10 @@ mod tests {
     fn output_only_paths_are_passed_over_and_unknown_ones_refused() {
         let mut patch = tenant("", &[]);
         patch.state = State::Suspended.into();
-        assert_eq!(updated(patch, &["state", "uid"]).unwrap().state(), State::Active);
+        assert_eq!(
+            updated(patch, &["state", "uid"]).unwrap().state(),
+            State::Active
+        );
         let violations = updated(tenant("", &[]), &["display_name", "nonsense", "*"]).unwrap_err();
         let fields: Vec<_> = violations.0.iter().map(|it| it.field.as_str()).collect();
         assert_eq!(fields, ["update_mask.paths[1]", "update_mask.paths[2]"]);
@@ -140,7 +153,10 @@ mod tests {
         let name = "tenants/acme".parse().unwrap();
         let refused = create(tenant(&long, &[("", "")]), &name, Uuid::nil(), Timestamp(0));
         let fields = |it: Violations| it.0.into_iter().map(|it| it.field).collect::<Vec<_>>();
-        assert_eq!(fields(refused.unwrap_err()), ["tenant.display_name", "tenant.annotations[]"]);
+        assert_eq!(
+            fields(refused.unwrap_err()),
+            ["tenant.display_name", "tenant.annotations[]"]
+        );
         let refused = updated(tenant(&long, &[]), &["display_name"]);
         assert_eq!(fields(refused.unwrap_err()), ["tenant.display_name"]);
     }

@@ -26,12 +26,19 @@ impl Absences {
         is_there: impl Fn(&AgentId) -> bool,
         now: Timestamp,
     ) -> BTreeSet<AgentId> {
-        let away: BTreeSet<AgentId> = owners.into_iter().filter(|owner| !is_there(owner)).collect();
+        let away: BTreeSet<AgentId> = owners
+            .into_iter()
+            .filter(|owner| !is_there(owner))
+            .collect();
         self.0.retain(|agent, _| away.contains(agent));
         for agent in &away {
             self.0.entry(agent.clone()).or_insert(now);
         }
-        let is_lost = |agent: &AgentId| self.0.get(agent).is_some_and(|since| now.since(*since) >= GRACE);
+        let is_lost = |agent: &AgentId| {
+            self.0
+                .get(agent)
+                .is_some_and(|since| now.since(*since) >= GRACE)
+        };
         away.into_iter().filter(is_lost).collect()
     }
 }

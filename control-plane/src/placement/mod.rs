@@ -57,7 +57,9 @@ pub(crate) fn owner(table: &SlotTable, slot: u16) -> Option<&SlotOwner> {
 }
 
 fn owners<'a>(problem: &Problem, previous: &'a SlotTable) -> Vec<Option<&'a SlotOwner>> {
-    (0..problem.slot_count).map(|slot| owner(previous, slot)).collect()
+    (0..problem.slot_count)
+        .map(|slot| owner(previous, slot))
+        .collect()
 }
 
 /// Who takes the slots that nobody has: the agent that has most of the others already, else the first by name.
@@ -80,7 +82,10 @@ fn is_lost(problem: &Problem, agent_id: &str) -> bool {
 
 /// The owner, where it is now.
 fn addressed(problem: &Problem, owner: &SlotOwner) -> SlotOwner {
-    let address = problem.agents.iter().find(|(id, _)| id.as_str() == owner.agent_id);
+    let address = problem
+        .agents
+        .iter()
+        .find(|(id, _)| id.as_str() == owner.agent_id);
     SlotOwner {
         agent_id: owner.agent_id.clone(),
         address: address.map_or_else(|| owner.address.clone(), |(_, address)| address.clone()),
@@ -88,12 +93,14 @@ fn addressed(problem: &Problem, owner: &SlotOwner) -> SlotOwner {
 }
 
 fn table(version: i64, owners: &[SlotOwner], epochs: Vec<i64>) -> SlotTable {
-    let named: BTreeMap<&str, &SlotOwner> =
-        owners.iter().map(|owner| (owner.agent_id.as_str(), owner)).collect();
+    let named: BTreeMap<&str, &SlotOwner> = owners
+        .iter()
+        .map(|owner| (owner.agent_id.as_str(), owner))
+        .collect();
     let places: BTreeMap<&str, i32> = named.keys().copied().zip(1..).collect();
-    let slot_owners = owners.iter().map(|owner| {
-        places.get(owner.agent_id.as_str()).copied().unwrap_or(0)
-    });
+    let slot_owners = owners
+        .iter()
+        .map(|owner| places.get(owner.agent_id.as_str()).copied().unwrap_or(0));
     SlotTable {
         version,
         slot_owners: slot_owners.collect(),
@@ -122,7 +129,10 @@ mod tests {
     #[test]
     fn the_first_agent_gets_every_slot() {
         let table = first();
-        assert_eq!((table.version, &table.slot_owners, &table.epochs), (1, &vec![1; 4], &vec![1; 4]));
+        assert_eq!(
+            (table.version, &table.slot_owners, &table.epochs),
+            (1, &vec![1; 4], &vec![1; 4])
+        );
         assert_eq!(owner(&table, 3).unwrap().address, "http://a:1");
         assert_eq!(owner(&table, 4), None);
     }
@@ -151,7 +161,10 @@ mod tests {
     #[test]
     fn orphaned_slots_go_to_the_agent_that_has_most() {
         let mut table = first();
-        table.owners.push(SlotOwner { agent_id: "b".to_owned(), address: "http://b:1".to_owned() });
+        table.owners.push(SlotOwner {
+            agent_id: "b".to_owned(),
+            address: "http://b:1".to_owned(),
+        });
         table.slot_owners = vec![1, 2, 2, 0];
         let table = solve(&problem(&["a", "b"], &[]), &table).unwrap();
         assert_eq!(table.slot_owners, [1, 2, 2, 2]);
@@ -161,7 +174,9 @@ mod tests {
     #[test]
     fn a_new_address_is_no_new_owner() {
         let mut moved = problem(&["a"], &[]);
-        moved.agents.insert("a".parse().unwrap(), "http://elsewhere:1".to_owned());
+        moved
+            .agents
+            .insert("a".parse().unwrap(), "http://elsewhere:1".to_owned());
         let table = solve(&moved, &first()).unwrap();
         assert_eq!((table.version, &table.epochs), (2, &vec![1; 4]));
         assert_eq!(table.owners[0].address, "http://elsewhere:1");

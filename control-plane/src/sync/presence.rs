@@ -36,7 +36,11 @@ pub(crate) struct Presence {
 
 impl Presence {
     /// The note that is to follow `agent`.
-    pub(crate) fn new(store: Arc<dyn Store>, id: AgentId, agent: watch::Receiver<StoredAgent>) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        id: AgentId,
+        agent: watch::Receiver<StoredAgent>,
+    ) -> Self {
         Self {
             store,
             id,
@@ -61,10 +65,15 @@ impl Presence {
 
     /// Notes what has not been noted yet, so that others know how far the agent came. Best effort.
     pub(crate) async fn finish(mut self) {
-        if let Some(lease) = self.lease.filter(|_| self.agent.has_changed().unwrap_or(true)) {
+        if let Some(lease) = self
+            .lease
+            .filter(|_| self.agent.has_changed().unwrap_or(true))
+        {
             match timeout(PAUSE, self.write(lease)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => tracing::debug!(agent = %self.id, "left without a last note"),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::debug!(agent = %self.id, "left without a last note")
+                }
             }
         }
     }

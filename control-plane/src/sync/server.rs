@@ -136,14 +136,20 @@ impl Server {
         }
 
         let now = self.api.clock.steady();
-        let session = self.api.cache.read(|contents| {
-            Session::new(agent.clone(), stand, contents, self.heartbeat, now)
-        });
+        let session = self
+            .api
+            .cache
+            .read(|contents| Session::new(agent.clone(), stand, contents, self.heartbeat, now));
         let session_id = self.api.fleet(|fleet| {
             if !session.goes_on() {
                 fleet.forget_rejections(&agent);
             }
-            fleet.join(&agent, hello.address.clone(), hello.version.clone(), self.api.clock.now())
+            fleet.join(
+                &agent,
+                hello.address.clone(),
+                hello.version.clone(),
+                self.api.clock.now(),
+            )
         });
         tracing::info!(%agent, address = hello.address, goes_on = session.goes_on(), "agent connected");
         let noted = watch::Sender::new(StoredAgent {
@@ -168,7 +174,8 @@ impl Server {
 
     fn check_hello(&self, hello: &Hello) -> Result<AgentId, ApiError> {
         let agent = hello.agent_id.parse();
-        let agent = agent.map_err(|error| ApiError::invalid_field("hello.agent_id", format!("{error}")))?;
+        let agent =
+            agent.map_err(|error| ApiError::invalid_field("hello.agent_id", format!("{error}")))?;
         if !hello.cluster_id.is_empty() && hello.cluster_id != self.cluster.id {
             let message = "the agent belongs to another cluster";
             let error = ApiError::precondition("FOREIGN_CLUSTER", message);
@@ -223,7 +230,9 @@ impl Connection {
         }
         drop(told);
         tracing::info!(agent = %self.agent, goodbye, "agent disconnected");
-        self.server.api.fleet(|fleet| fleet.leave(&self.agent, self.session_id));
+        self.server
+            .api
+            .fleet(|fleet| fleet.leave(&self.agent, self.session_id));
         if goodbye != Some(SUPERSEDED) {
             presence.finish().await;
         }
@@ -249,7 +258,10 @@ impl Connection {
             if self.act().await.is_err() {
                 return Over;
             }
-            let pause = self.session.poll_timeout().since(self.server.api.clock.steady());
+            let pause = self
+                .session
+                .poll_timeout()
+                .since(self.server.api.clock.steady());
             tokio::select! {
                 request = said.next() => match request.and_then(|it| it.message) {
                     Some(message) => self.hear(message),
@@ -265,16 +277,28 @@ impl Connection {
     async fn act(&mut self) -> Result<(), Over> {
         loop {
             let now = self.server.api.clock.steady();
-            let command = self.server.api.cache.read(|contents| self.session.poll_command(contents, now));
+            let command = self
+                .server
+                .api
+                .cache
+                .read(|contents| self.session.poll_command(contents, now));
             self.note();
             match command {
                 None => return Ok(()),
-                Some(Command::Bookmark(revision)) => self.tell(Told::Bookmark(Bookmark { revision })).await?,
+                Some(Command::Bookmark(revision)) => {
+                    self.tell(Told::Bookmark(Bookmark { revision })).await?
+                }
                 Some(Command::Update(draft)) => {
                     let (update, unreadable) = wire::update(&self.server.api.vault, draft);
                     for it in unreadable {
-                        tracing::error!(name = it.name, reason = it.reason, "cannot read a resource of the store");
-                        self.server.api.fleet(|fleet| fleet.reject(&self.agent, it.name, it.mod_revision));
+                        tracing::error!(
+                            name = it.name,
+                            reason = it.reason,
+                            "cannot read a resource of the store"
+                        );
+                        self.server
+                            .api
+                            .fleet(|fleet| fleet.reject(&self.agent, it.name, it.mod_revision));
                     }
                     self.tell(Told::Update(update)).await?;
                 }
@@ -288,7 +312,8 @@ impl Connection {
     }
 
     fn hear(&mut self, message: Said) {
-        self.session.handle_sign_of_life(self.server.api.clock.steady());
+        self.session
+            .handle_sign_of_life(self.server.api.clock.steady());
         match message {
             Said::Ack(ack) => self.hear_ack(ack),
             Said::Heartbeat(heartbeat) => self.hear_heartbeat(&heartbeat),
@@ -308,7 +333,8 @@ impl Connection {
                 fleet.reject(&self.agent, rejection.name.clone(), rejection.mod_revision);
             }
         });
-        self.session.handle_ack(&ack, self.server.api.clock.steady());
+        self.session
+            .handle_ack(&ack, self.server.api.clock.steady());
     }
 
     fn hear_heartbeat(&self, heartbeat: &Heartbeat) {
@@ -323,7 +349,11 @@ impl Connection {
 
     /// Notes how far the agent is, for others to see.
     fn note(&self) {
-        let (stand, is_live, answered) = (self.session.stand(), self.session.is_live(), self.session.answered());
+        let (stand, is_live, answered) = (
+            self.session.stand(),
+            self.session.is_live(),
+            self.session.answered(),
+        );
         let now = self.server.api.clock.now();
         self.server.api.fleet(|fleet| {
             if let Some(agent) = fleet.session(&self.agent, self.session_id) {

@@ -48,9 +48,15 @@ async fn suspend(subscriptions: &Subscriptions, report: &SuspendReport) {
                 tracing::info!(subscription, reason = ?report.reason(), "suspended as its receiver asked");
                 return;
             }
-            Err(error) if matches!(error.code(), Code::Unavailable | Code::Aborted) => sleep(PAUSE).await,
+            Err(error) if matches!(error.code(), Code::Unavailable | Code::Aborted) => {
+                sleep(PAUSE).await
+            }
             Err(error) => {
-                tracing::warn!(subscription, reason = error.reason(), "cannot suspend as its receiver asked");
+                tracing::warn!(
+                    subscription,
+                    reason = error.reason(),
+                    "cannot suspend as its receiver asked"
+                );
                 return;
             }
         }

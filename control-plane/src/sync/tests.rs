@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use hookfleet_proto::{
     fleet::{
-        Ack, Heartbeat, Hello, Rejection, ResourceType, SlotTable, SuspendReport, SyncRequest, SyncResponse,
-        Update, resource::Body, sync_request::Message as Said, sync_response::Message as Told,
+        Ack, Heartbeat, Hello, Rejection, ResourceType, SlotTable, SuspendReport, SyncRequest,
+        SyncResponse, Update, resource::Body, sync_request::Message as Said,
+        sync_response::Message as Told,
     },
     v1::{
         GetPlacementRequest, ListAgentsRequest, agent,
@@ -40,13 +41,17 @@ impl Agent {
     }
 
     async fn say(&self, message: Said) {
-        let request = SyncRequest { message: Some(message) };
+        let request = SyncRequest {
+            message: Some(message),
+        };
         self.say.send(request).await.expect("the session is open");
     }
 
     /// What comes next; `None` when the session is over.
     async fn next(&mut self) -> Option<Told> {
-        let next = timeout(PATIENCE, self.told.recv()).await.expect("told in time");
+        let next = timeout(PATIENCE, self.told.recv())
+            .await
+            .expect("told in time");
         next.and_then(|response| response.message)
     }
 
@@ -79,7 +84,12 @@ impl Agent {
 
     async fn ack(&self, update: &Update, rejections: Vec<Rejection>) {
         let (nonce, applied_revision) = (update.nonce, update.revision);
-        self.say(Said::Ack(Ack { nonce, applied_revision, rejections })).await;
+        self.say(Said::Ack(Ack {
+            nonce,
+            applied_revision,
+            rejections,
+        }))
+        .await;
     }
 }
 
@@ -98,7 +108,10 @@ async fn until_state(plane: &Plane, state: State) {
 }
 
 fn table(updates: &[Update]) -> SlotTable {
-    let bodies = updates.iter().flat_map(|update| &update.upserts).map(|it| it.body.clone());
+    let bodies = updates
+        .iter()
+        .flat_map(|update| &update.upserts)
+        .map(|it| it.body.clone());
     let mut tables = bodies.filter_map(|body| match body {
         Some(Body::SlotTable(table)) => Some(table),
         Some(Body::Tenant(_) | Body::Subscription(_)) | None => None,
@@ -119,15 +132,37 @@ async fn the_first_agent_gets_every_slot_and_every_subscription_with_its_secrets
         other => panic!("{other:?}"),
     }
     let (updates, stand) = agent.sync().await;
-    let kinds: Vec<_> = updates.iter().map(|update| (update.r#type(), update.full, update.last_chunk)).collect();
+    let kinds: Vec<_> = updates
+        .iter()
+        .map(|update| (update.r#type(), update.full, update.last_chunk))
+        .collect();
     let full = |kind| (kind, true, true);
-    assert_eq!(kinds, [ResourceType::Tenant, ResourceType::Subscription, ResourceType::SlotTable].map(full));
+    assert_eq!(
+        kinds,
+        [
+            ResourceType::Tenant,
+            ResourceType::Subscription,
+            ResourceType::SlotTable
+        ]
+        .map(full)
+    );
     assert_eq!(updates[2].revision, stand);
     let resource = &updates[1].upserts[0];
-    let Some(Body::Subscription(spec)) = &resource.body else { panic!("{resource:?}") };
-    assert_eq!((resource.name.as_str(), format!("\"{}\"", resource.mod_revision)), (NAME, created.etag));
+    let Some(Body::Subscription(spec)) = &resource.body else {
+        panic!("{resource:?}")
+    };
+    assert_eq!(
+        (
+            resource.name.as_str(),
+            format!("\"{}\"", resource.mod_revision)
+        ),
+        (NAME, created.etag)
+    );
     assert_eq!(spec.secret_keys[0].secret, created.signing_secret);
-    assert_eq!(spec.subscription.as_ref().map(|it| it.state()), Some(State::Active));
+    assert_eq!(
+        spec.subscription.as_ref().map(|it| it.state()),
+        Some(State::Active)
+    );
     assert_eq!(table(&updates).slot_owners, vec![1; 1024]);
 }
 
@@ -145,9 +180,12 @@ async fn a_subscription_is_active_once_the_owner_has_answered() {
     // A control plane that the agent is not connected to goes by what was noted.
     drop(agent);
     eventually("noted", || async {
-        let listed = Agents(Arc::clone(&plane.api)).list_agents(Request::new(ListAgentsRequest::default())).await;
+        let listed = Agents(Arc::clone(&plane.api))
+            .list_agents(Request::new(ListAgentsRequest::default()))
+            .await;
         let agent = ok(listed).agents.pop().expect("the agent");
-        let is_noted = agent.state() == agent::State::Disconnected && agent.applied_revision >= update.revision;
+        let is_noted = agent.state() == agent::State::Disconnected
+            && agent.applied_revision >= update.revision;
         is_noted.then_some(())
     })
     .await;
@@ -172,7 +210,10 @@ async fn a_subscription_that_the_owner_rejects_stays_pending_until_it_changes() 
     assert_eq!(next.upserts.len(), 1, "what was rejected is not sent again");
     agent.ack(&next, Vec::new()).await;
     eventually("the other one is active", || async {
-        let other = plane.get("tenants/a/subscriptions/t").await.expect("the other one");
+        let other = plane
+            .get("tenants/a/subscriptions/t")
+            .await
+            .expect("the other one");
         (other.state() == State::Active).then_some(())
     })
     .await;
@@ -184,7 +225,9 @@ async fn an_agent_that_comes_back_gets_only_what_changed() {
     let plane = plane().await;
     plane.subscribe("a", "s", orders()).await;
     let mut agent = Agent::connect(&plane, hello("one")).await;
-    let Some(Told::Welcome(welcome)) = agent.next().await else { panic!("no welcome") };
+    let Some(Told::Welcome(welcome)) = agent.next().await else {
+        panic!("no welcome")
+    };
     let (_, stand) = agent.sync().await;
     drop(agent);
     plane.subscribe("a", "t", orders()).await;
@@ -195,12 +238,17 @@ async fn an_agent_that_comes_back_gets_only_what_changed() {
         ..hello("one")
     };
     let mut agent = Agent::connect(&plane, back.clone()).await;
-    let (updates, _) = agent.sync().await;
-    let names: Vec<_> = updates.iter().flat_map(|it| &it.upserts).map(|it| it.name.as_str()).collect();
-    assert_eq!(names, ["tenants/a/subscriptions/t"]);
-    assert!(!updates[0].full);
+    let update = agent.next_update().await;
+    let names: Vec<_> = update.upserts.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(
+        (names.as_slice(), update.full),
+        (&["tenants/a/subscriptions/t"][..], false)
+    );
     // Revisions of another store count for nothing.
-    let other = Hello { store_generation: "another".to_owned(), ..back };
+    let other = Hello {
+        store_generation: "another".to_owned(),
+        ..back
+    };
     let (updates, _) = Agent::connect(&plane, other).await.sync().await;
     assert!(updates.iter().all(|update| update.full));
 }
@@ -214,16 +262,26 @@ async fn the_newer_session_of_an_agent_ends_the_older() {
     newer.sync().await;
     loop {
         match older.next().await {
-            Some(Told::Goaway(goaway)) => assert_eq!(goaway.reason, "the agent has a newer session"),
+            Some(Told::Goaway(goaway)) => {
+                assert_eq!(goaway.reason, "the agent has a newer session")
+            }
             Some(Told::Welcome(_) | Told::Update(_) | Told::Bookmark(_)) => {}
             None => break,
         }
     }
-    newer.say(Said::Heartbeat(Heartbeat { pending_delivery_count: 7, ..Heartbeat::default() })).await;
+    newer
+        .say(Said::Heartbeat(Heartbeat {
+            pending_delivery_count: 7,
+            ..Heartbeat::default()
+        }))
+        .await;
     eventually("the heartbeat is heard", || async {
-        let listed = Agents(Arc::clone(&plane.api)).list_agents(Request::new(ListAgentsRequest::default())).await;
+        let listed = Agents(Arc::clone(&plane.api))
+            .list_agents(Request::new(ListAgentsRequest::default()))
+            .await;
         let agents = ok(listed).agents;
-        let heard = agents[0].pending_delivery_count == 7 && agents[0].state() == agent::State::Live;
+        let heard =
+            agents[0].pending_delivery_count == 7 && agents[0].state() == agent::State::Live;
         (heard && agents.len() == 1 && agents[0].slot_count == 1024).then_some(())
     })
     .await;
@@ -240,17 +298,40 @@ async fn a_second_agent_owns_nothing_while_the_first_is_there_and_hears_of_the_o
     assert_eq!(updates[0].upserts[0].name, "tenants/a");
     assert_eq!(updates[1].upserts.len(), 0);
     assert_eq!(table(&updates).owners[0].agent_id, "one");
-    let placement = ok(Agents(Arc::clone(&plane.api)).get_placement(Request::new(GetPlacementRequest {})).await);
+    let placement = ok(Agents(Arc::clone(&plane.api))
+        .get_placement(Request::new(GetPlacementRequest {}))
+        .await);
     assert_eq!((placement.slot_count, placement.ranges.len()), (1024, 1));
     let range = &placement.ranges[0];
-    let found = (range.first_slot, range.last_slot, range.agent.as_str(), range.epoch);
+    let found = (
+        range.first_slot,
+        range.last_slot,
+        range.agent.as_str(),
+        range.epoch,
+    );
     assert_eq!(found, (0, 1023, "agents/one", 1));
-    let page = ListAgentsRequest { page_size: 1, ..ListAgentsRequest::default() };
-    let one = ok(Agents(Arc::clone(&plane.api)).list_agents(Request::new(page.clone())).await);
-    let page = ListAgentsRequest { page_token: one.next_page_token, ..page };
-    let two = ok(Agents(Arc::clone(&plane.api)).list_agents(Request::new(page)).await);
-    assert_eq!((one.agents[0].name.as_str(), two.agents[0].name.as_str()), ("agents/one", "agents/two"));
-    assert_eq!((two.agents[0].slot_count, two.next_page_token.as_str()), (0, ""));
+    let page = ListAgentsRequest {
+        page_size: 1,
+        ..ListAgentsRequest::default()
+    };
+    let one = ok(Agents(Arc::clone(&plane.api))
+        .list_agents(Request::new(page.clone()))
+        .await);
+    let page = ListAgentsRequest {
+        page_token: one.next_page_token,
+        ..page
+    };
+    let two = ok(Agents(Arc::clone(&plane.api))
+        .list_agents(Request::new(page))
+        .await);
+    assert_eq!(
+        (one.agents[0].name.as_str(), two.agents[0].name.as_str()),
+        ("agents/one", "agents/two")
+    );
+    assert_eq!(
+        (two.agents[0].slot_count, two.next_page_token.as_str()),
+        (0, "")
+    );
 }
 
 #[tokio::test]
@@ -266,9 +347,17 @@ async fn a_report_of_a_receiver_suspends_the_subscription() {
     };
     agent.say(Said::SuspendReport(report)).await;
     until_state(&plane, State::Suspended).await;
-    assert_eq!(plane.get(NAME).await.unwrap().suspend_reason(), SuspendReason::RequestedByEndpoint);
-    let Some(Body::Subscription(spec)) = agent.next_update().await.upserts.remove(0).body else { panic!() };
-    assert_eq!(spec.subscription.map(|it| it.state()), Some(State::Suspended));
+    assert_eq!(
+        plane.get(NAME).await.unwrap().suspend_reason(),
+        SuspendReason::RequestedByEndpoint
+    );
+    let Some(Body::Subscription(spec)) = agent.next_update().await.upserts.remove(0).body else {
+        panic!()
+    };
+    assert_eq!(
+        spec.subscription.map(|it| it.state()),
+        Some(State::Suspended)
+    );
 }
 
 #[tokio::test]
@@ -278,9 +367,23 @@ async fn an_agent_of_another_cluster_or_without_a_name_or_address_is_refused() {
         let opened = plane.server.open(hello, tokio_stream::empty()).await;
         refused(opened.map(drop).map_err(Status::from)).0
     };
-    assert_eq!(answer(Hello { cluster_id: "x".to_owned(), ..hello("a") }).await, Code::FailedPrecondition);
+    assert_eq!(
+        answer(Hello {
+            cluster_id: "x".to_owned(),
+            ..hello("a")
+        })
+        .await,
+        Code::FailedPrecondition
+    );
     assert_eq!(answer(hello("A")).await, Code::InvalidArgument);
-    assert_eq!(answer(Hello { address: "nowhere".to_owned(), ..hello("a") }).await, Code::InvalidArgument);
+    assert_eq!(
+        answer(Hello {
+            address: "nowhere".to_owned(),
+            ..hello("a")
+        })
+        .await,
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test]
@@ -300,23 +403,42 @@ async fn a_shutdown_says_goodbye_and_a_drained_server_takes_nobody() {
     };
     assert_eq!(reason, "the control plane is shutting down");
     assert_eq!(readiness.unmet(), ["store"]);
-    assert_eq!(refused(server.check_ready().map_err(Status::from)).1, "DRAINING");
+    assert_eq!(
+        refused(server.check_ready().map_err(Status::from)).1,
+        "DRAINING"
+    );
 }
 
 #[tokio::test]
 async fn questions_about_deliveries_need_an_owner() {
     use hookfleet_proto::v1::{GetEventRequest, delivery_service_server::DeliveryService as _};
     let plane = plane().await;
-    let deliveries = crate::api::delivery::Deliveries(crate::query::Owners::new(Arc::clone(&plane.api)));
-    let name = format!("tenants/a/events/{}", hookfleet_contract::id::WebhookId([0; 16]));
+    let deliveries =
+        crate::api::delivery::Deliveries(crate::query::Owners::new(Arc::clone(&plane.api)));
+    let name = format!(
+        "tenants/a/events/{}",
+        hookfleet_contract::id::WebhookId([0; 16])
+    );
     let ask = async |name: &str| {
-        let request = GetEventRequest { name: name.to_owned() };
+        let request = GetEventRequest {
+            name: name.to_owned(),
+        };
         refused(deliveries.get_event(Request::new(request)).await)
     };
     assert_eq!(ask(&name).await, (Code::Unavailable, "NO_OWNER".to_owned()));
     assert_eq!(ask("tenants/a").await.0, Code::InvalidArgument);
     // Nothing listens there.
-    let mut agent = Agent::connect(&plane, Hello { address: "http://127.0.0.1:1".to_owned(), ..hello("one") }).await;
+    let mut agent = Agent::connect(
+        &plane,
+        Hello {
+            address: "http://127.0.0.1:1".to_owned(),
+            ..hello("one")
+        },
+    )
+    .await;
     agent.sync().await;
-    assert_eq!(ask(&name).await, (Code::Unavailable, "OWNER_UNREACHABLE".to_owned()));
+    assert_eq!(
+        ask(&name).await,
+        (Code::Unavailable, "OWNER_UNREACHABLE".to_owned())
+    );
 }

@@ -57,7 +57,10 @@ fn resource(vault: &Vault, key: &Arc<str>, item: Item) -> Result<Resource, Strin
     let (name, body) = match keys::parse(key) {
         Some(Kind::Tenant(name)) => {
             let stored = StoredTenant::decode(item.value).map_err(undecodable)?;
-            (name.to_string(), Body::Tenant(stored.tenant.unwrap_or_default()))
+            (
+                name.to_string(),
+                Body::Tenant(stored.tenant.unwrap_or_default()),
+            )
         }
         Some(Kind::Subscription(_, name)) => {
             let stored = StoredSubscription::decode(item.value).map_err(undecodable)?;

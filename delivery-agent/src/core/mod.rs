@@ -94,8 +94,7 @@ impl Core {
     /// A subscription is new or has changed.
     pub fn handle_subscription(&mut self, subscription: Uid, settings: Settings, now: Timestamp) {
         let queue = self.queue(subscription);
-        queue.window.set_max(settings.max_in_flight);
-        queue.phase = Phase::Live(settings);
+        queue.begin(settings);
         self.refresh(subscription, now);
     }
 
@@ -399,7 +398,7 @@ impl Core {
     fn queue(&mut self, subscription: Uid) -> &mut Queue {
         self.queues
             .entry(subscription)
-            .or_insert_with(|| Queue::new(Phase::Unknown))
+            .or_insert_with(Queue::new)
     }
 }
 

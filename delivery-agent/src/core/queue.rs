@@ -64,16 +64,13 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(phase: Phase) -> Self {
-        let max_in_flight = match &phase {
-            Phase::Live(settings) => settings.max_in_flight,
-            Phase::Unknown | Phase::Ended => 1,
-        };
+    /// A queue whose subscription has not been heard of.
+    pub(crate) fn new() -> Self {
         Self {
-            phase,
+            phase: Phase::Unknown,
             head: VecDeque::new(),
             in_flight: 0,
-            window: Window::new(max_in_flight),
+            window: Window::new(1),
             n_deferred: 0,
             next_due: None,
             loading: false,
@@ -81,6 +78,15 @@ impl Queue {
             in_ring: false,
             timer: None,
         }
+    }
+
+    /// The subscription is as the settings say. What was learnt of its receiver is kept.
+    pub(crate) fn begin(&mut self, settings: Settings) {
+        if self.phase == Phase::Unknown {
+            self.window = Window::new(settings.max_in_flight);
+        }
+        self.window.set_max(settings.max_in_flight);
+        self.phase = Phase::Live(settings);
     }
 
     /// Whether a delivery that is due may join the head: there is room, and none on disk is before it.

@@ -111,7 +111,11 @@ fn what_the_head_cannot_hold_goes_to_disk_and_returns_in_order() {
                 failed: false,
                 ..
             } => delivery.seq,
-            other => panic!("{other:?}"),
+            other @ (Command::Attempt(_)
+            | Command::Defer { .. }
+            | Command::Load { .. }
+            | Command::Settle { .. }
+            | Command::Suspend { .. }) => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(deferred, [n_all - 2, n_all - 1, n_all]);

@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn failures_halve_it_down_to_one() {
         let mut window = Window::new(64);
-        for _ in 0..500 {
+        for _ in 0..5000 {
             let full = window.size();
             window.succeeded(full);
         }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn a_lower_maximum_takes_effect_at_once() {
         let mut window = Window::new(64);
-        for _ in 0..500 {
+        for _ in 0..5000 {
             let full = window.size();
             window.succeeded(full);
         }

@@ -36,6 +36,7 @@ use tokio::sync::oneshot;
 
 pub use row::{DeliveryRow, EventRow, Row, Standing, Subject};
 
+use crate::journal::Outcome;
 use bucket::{
     Bucket, Day, attempt_key, dead_key, delivery_key, delivery_of, event_key, tenant_prefix,
 };
@@ -95,11 +96,16 @@ struct Buckets {
 // === impl History ===
 
 impl History {
-    /// Opens the history and drops the days that are over.
+    /// Opens the history and drops the days that are over. `settle` is called with the outcome of each
+    /// row once the row is written, and of a dead letter once it is on stable storage.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn open(database: Database, now: Timestamp) -> Result<Self, Error> {
+    pub fn open(
+        database: Database,
+        now: Timestamp,
+        settle: impl Fn(Outcome) + Send + 'static,
+    ) -> Result<Self, Error> {
         let buckets = Arc::new(Buckets {
             open: RwLock::default(),
             database: database.clone(),
@@ -115,6 +121,7 @@ impl History {
             buckets: Arc::clone(&buckets),
             told: receiver,
             backlog: Arc::clone(&backlog),
+            settle: Box::new(settle),
         };
         thread::Builder::new()
             .name("history".to_owned())
@@ -126,10 +133,10 @@ impl History {
         })
     }
 
-    /// Tells it something.
-    pub fn record(&self, row: Row) {
+    /// Tells it something, and what the log is to learn once it is written.
+    pub fn record(&self, row: Row, outcome: Option<Outcome>) {
         self.backlog.fetch_add(1, Ordering::Relaxed);
-        self.tell(Told::Row(Box::new(row)));
+        self.tell(Told::Row(Box::new(row), outcome));
     }
 
     /// How many rows wait to be written.

@@ -64,12 +64,15 @@ async fn an_attempt_changes_the_delivery_and_acceptance_does_not_undo_it() {
 async fn an_event_is_found_by_its_tenant_only() {
     let world = World::new();
     let tenant: TenantId = "acme".parse().unwrap();
-    world.history.record(Row::Event(EventRow {
-        tenant: tenant.clone(),
-        webhook_id: event_id(7),
-        accept_time: T0,
-        seq: 7,
-    }));
+    world.history.record(
+        Row::Event(EventRow {
+            tenant: tenant.clone(),
+            webhook_id: event_id(7),
+            accept_time: T0,
+            seq: 7,
+        }),
+        None,
+    );
     world.history.flush().await;
     assert_eq!(world.history.event(&tenant, event_id(7)).unwrap(), Some(7));
     assert_eq!(
@@ -155,7 +158,7 @@ async fn the_history_survives_a_restart() {
     // The thread ends a moment after its last handle, and only then lets go of the database.
     let reopened = loop {
         match Database::builder(dir.path()).open() {
-            Ok(database) => break History::open(database, T0).unwrap(),
+            Ok(database) => break History::open(database, T0, |_| {}).unwrap(),
             Err(fjall::Error::Locked) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
         }
@@ -175,7 +178,7 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::builder(dir.path()).open().unwrap();
-        let history = History::open(database, T0).unwrap();
+        let history = History::open(database, T0, |_| {}).unwrap();
         Self { history, dir }
     }
 
@@ -185,7 +188,7 @@ impl World {
             accept_time,
             subject: subject(seq),
         };
-        self.history.record(Row::Delivery(row));
+        self.history.record(Row::Delivery(row), None);
     }
 
     fn attempt(&self, seq: u64, number: i32, standing: Standing) {
@@ -201,7 +204,7 @@ impl World {
             attempt,
             standing,
         };
-        self.history.record(Row::Delivery(row));
+        self.history.record(Row::Delivery(row), None);
     }
 
     fn page(

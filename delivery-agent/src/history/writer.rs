@@ -15,6 +15,8 @@ use hookfleet_proto::v1;
 use prost::Message as _;
 use tokio::sync::oneshot;
 
+use crate::journal::{self, Outcome};
+
 use super::{
     Buckets, Error,
     bucket::{Day, attempt_key, dead_key, delivery_key, event_key},
@@ -26,35 +28,51 @@ const MAX_BATCH: usize = 4096;
 
 #[derive(Debug)]
 pub(super) enum Told {
-    Row(Box<Row>),
+    Row(Box<Row>, Option<Outcome>),
     /// Answers when everything before is on stable storage.
     Flush(oneshot::Sender<()>),
 }
 
+/// The thread's state.
 pub(super) struct Writer {
     pub(super) database: Database,
     pub(super) buckets: Arc<Buckets>,
     pub(super) told: mpsc::Receiver<Told>,
     pub(super) backlog: Arc<AtomicUsize>,
+    /// Tells the log what has become of a delivery.
+    pub(super) settle: Box<dyn Fn(Outcome) + Send>,
 }
 
 impl Writer {
     pub(super) fn run(self) {
         let mut flushes = Vec::new();
         while let Ok(first) = self.told.recv() {
-            let mut rows = Vec::new();
+            let (mut rows, mut outcomes) = (Vec::new(), Vec::new());
             for told in std::iter::once(first)
                 .chain(self.told.try_iter())
                 .take(MAX_BATCH)
             {
                 match told {
-                    Told::Row(row) => rows.push(*row),
+                    Told::Row(row, outcome) => {
+                        rows.push(*row);
+                        outcomes.extend(outcome);
+                    }
                     Told::Flush(flush) => flushes.push(flush),
                 }
             }
-            if let Err(error) = self.write(&rows) {
+            let is_dead = |it: &Outcome| matches!(it.standing, journal::Standing::DeadLettered(_));
+            let written = self.write(&rows).and_then(|()| {
+                if outcomes.iter().any(is_dead) {
+                    self.database.persist(PersistMode::SyncAll)?;
+                }
+                Ok(())
+            });
+            if let Err(error) = written {
                 tracing::error!(%error, n_rows = rows.len(), "the history has a gap");
+                // A dead letter that cannot be kept is not one yet: the next start finds it pending.
+                outcomes.retain(|it| !is_dead(it));
             }
+            outcomes.into_iter().for_each(&self.settle);
             self.backlog.fetch_sub(rows.len(), Ordering::Relaxed);
             if !flushes.is_empty() {
                 match self.database.persist(PersistMode::SyncAll) {
@@ -94,12 +112,18 @@ impl Writer {
                     None => None,
                 },
             };
+            let is_new = before.is_none();
             let Some(delivery) = row.apply(before.clone()) else {
                 known.extend(before.map(|it| (id, it)));
                 continue;
             };
             batch.insert(&bucket.deliveries, key, delivery.encode_to_vec());
             known.insert(id, delivery);
+            // A redelivery is not where its event is found.
+            if is_new && subject.redelivery_of.is_none() {
+                let key = event_key(&subject.tenant, subject.webhook_id);
+                batch.insert(&bucket.events, key, id.seq.to_be_bytes());
+            }
             if let DeliveryRow::Attempted { attempt, .. } = row {
                 let key = attempt_key(id, attempt.number);
                 batch.insert(&bucket.attempts, key, attempt.encode_to_vec());

@@ -124,6 +124,8 @@ impl Client {
                 () = shutdown.cancelled() => break,
                 ended = self.stream(control_plane) => ended,
             };
+            // What is known stays known, even if this process is killed while nobody is in reach.
+            self.save().await;
             failures = if live.elapsed() > STEADY {
                 0
             } else {

@@ -13,7 +13,8 @@ use hookfleet_proto::{
     fleet::{Hello, SyncRequest},
     v1::{
         self, CreateSubscriptionRequest, CreateTenantRequest, GetSubscriptionRequest, Tenant,
-        subscription_service_server::SubscriptionService as _, tenant_service_server::TenantService as _,
+        subscription_service_server::SubscriptionService as _,
+        tenant_service_server::TenantService as _,
     },
 };
 use tempfile::TempDir;
@@ -68,11 +69,18 @@ impl Plane {
 
     pub(crate) async fn start_on(store: Arc<dyn Store>, adjust: impl FnOnce(&mut Config)) -> Self {
         let readiness = Readiness::new(&[]);
-        let mut config = Config::new(Arc::clone(&store), [7; 32], Rules::default(), readiness.clone());
+        let mut config = Config::new(
+            Arc::clone(&store),
+            [7; 32],
+            Rules::default(),
+            readiness.clone(),
+        );
         config.clock = Clock::fixed(NOW);
         adjust(&mut config);
         let clock = config.clock.clone();
-        let plane = ControlPlane::start(config).await.expect("the control plane starts");
+        let plane = ControlPlane::start(config)
+            .await
+            .expect("the control plane starts");
         let (api, server) = plane.parts();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(plane.run(shutdown.clone()));
@@ -88,7 +96,10 @@ impl Plane {
             running,
             _dir: None,
         };
-        eventually("ready", || async { plane.readiness.unmet().is_empty().then_some(()) }).await;
+        eventually("ready", || async {
+            plane.readiness.unmet().is_empty().then_some(())
+        })
+        .await;
         plane
     }
 
@@ -106,25 +117,46 @@ impl Plane {
         ok(self.tenants.create_tenant(Request::new(request)).await)
     }
 
-    pub(crate) async fn create(&self, request: CreateSubscriptionRequest) -> Result<v1::Subscription, Status> {
-        let created = self.subscriptions.create_subscription(Request::new(request)).await;
+    pub(crate) async fn create(
+        &self,
+        request: CreateSubscriptionRequest,
+    ) -> Result<v1::Subscription, Status> {
+        let created = self
+            .subscriptions
+            .create_subscription(Request::new(request))
+            .await;
         created.map(Response::into_inner)
     }
 
-    pub(crate) async fn subscribe(&self, tenant: &str, id: &str, asked: v1::Subscription) -> v1::Subscription {
-        self.create(asking(tenant, id, asked)).await.expect("created")
+    pub(crate) async fn subscribe(
+        &self,
+        tenant: &str,
+        id: &str,
+        asked: v1::Subscription,
+    ) -> v1::Subscription {
+        self.create(asking(tenant, id, asked))
+            .await
+            .expect("created")
     }
 
     pub(crate) async fn get(&self, name: &str) -> Result<v1::Subscription, Status> {
-        let request = GetSubscriptionRequest { name: name.to_owned() };
-        self.subscriptions.get_subscription(Request::new(request)).await.map(Response::into_inner)
+        let request = GetSubscriptionRequest {
+            name: name.to_owned(),
+        };
+        self.subscriptions
+            .get_subscription(Request::new(request))
+            .await
+            .map(Response::into_inner)
     }
 
     /// Begins a session of an agent: what it says goes into the sender, what it is told comes out of the receiver.
     pub(crate) async fn connect(
         &self,
         hello: Hello,
-    ) -> (mpsc::Sender<SyncRequest>, mpsc::Receiver<hookfleet_proto::fleet::SyncResponse>) {
+    ) -> (
+        mpsc::Sender<SyncRequest>,
+        mpsc::Receiver<hookfleet_proto::fleet::SyncResponse>,
+    ) {
         let (say, said) = mpsc::channel(16);
         let told = self.server.open(hello, ReceiverStream::new(said)).await;
         (say, told.map_err(Status::from).expect("a session"))
@@ -132,8 +164,15 @@ impl Plane {
 
     /// Every key and value in the store.
     pub(crate) async fn dump(&self) -> Vec<(String, Vec<u8>)> {
-        let page = self.store.range("", None, 10_000, None).await.expect("range");
-        page.entries.into_iter().map(|entry| (entry.key, entry.value.to_vec())).collect()
+        let page = self
+            .store
+            .range("", None, 10_000, None)
+            .await
+            .expect("range");
+        page.entries
+            .into_iter()
+            .map(|entry| (entry.key, entry.value.to_vec()))
+            .collect()
     }
 }
 
@@ -185,11 +224,18 @@ pub(crate) fn violations<T: std::fmt::Debug>(answer: Result<T, Status>) -> Vec<S
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert!(status.get_details_error_info().is_some());
     let details = status.get_details_bad_request().expect("a BadRequest");
-    details.field_violations.into_iter().map(|it| it.field).collect()
+    details
+        .field_violations
+        .into_iter()
+        .map(|it| it.field)
+        .collect()
 }
 
 /// Waits for a condition.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> T {
     let waiting = async {
         loop {
             if let Some(found) = check().await {
@@ -198,5 +244,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+    timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }

@@ -2,7 +2,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hookfleet_proto::v1::{
-    Header, ListSubscriptionsRequest, RotateSecretRequest, SignatureAlgorithm, UpdateSubscriptionRequest,
+    Header, ListSubscriptionsRequest, RotateSecretRequest, SignatureAlgorithm,
+    UpdateSubscriptionRequest,
 };
 use prost_types::FieldMask;
 
@@ -17,8 +18,16 @@ fn planted() -> v1::Subscription {
     v1::Subscription {
         signing_secret: format!("whsec_{}", STANDARD.encode(PLANTED)),
         headers: vec![
-            Header { name: "Authorization".to_owned(), value: HEADER.to_owned(), secret: false },
-            Header { name: "X-Plain".to_owned(), value: "plain".to_owned(), secret: false },
+            Header {
+                name: "Authorization".to_owned(),
+                value: HEADER.to_owned(),
+                secret: false,
+            },
+            Header {
+                name: "X-Plain".to_owned(),
+                value: "plain".to_owned(),
+                secret: false,
+            },
         ],
         ..orders()
     }
@@ -33,22 +42,35 @@ async fn opened(plane: &Plane) -> Subscription {
     stored::open(&plane.api.vault, &name, stored.value).unwrap()
 }
 
-async fn rotate(plane: &Plane, overlap: Option<i64>, secret: &str) -> Result<v1::Subscription, Status> {
+async fn rotate(
+    plane: &Plane,
+    overlap: Option<i64>,
+    secret: &str,
+) -> Result<v1::Subscription, Status> {
     let request = RotateSecretRequest {
         name: NAME.to_owned(),
         overlap: overlap.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
         signing_secret: secret.to_owned(),
         etag: String::new(),
     };
-    plane.subscriptions.rotate_secret(Request::new(request)).await.map(Response::into_inner)
+    plane
+        .subscriptions
+        .rotate_secret(Request::new(request))
+        .await
+        .map(Response::into_inner)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 fn hex(bytes: &[u8]) -> Vec<u8> {
-    bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| format!("{byte:02x}").into_bytes())
+        .collect()
 }
 
 #[tokio::test]
@@ -63,16 +85,28 @@ async fn no_secret_is_in_the_store_in_any_form() {
     rotate(&plane, None, "").await.unwrap();
     let dump = plane.dump().await;
     assert!(dump.iter().any(|(key, _)| key.starts_with("request/")));
-    assert!(dump.iter().any(|(_, value)| contains(value, b"X-Plain")), "the search finds what is there");
+    assert!(
+        dump.iter().any(|(_, value)| contains(value, b"X-Plain")),
+        "the search finds what is there"
+    );
     for secret in [&PLANTED[..], HEADER.as_bytes()] {
         // Base64 of the middle, for each of the three ways in which it can be aligned.
-        let mut forms: Vec<Vec<u8>> = (0..3).map(|from| {
-            let middle = &secret[from..from + (secret.len() - from) / 3 * 3];
-            STANDARD.encode(middle).into_bytes()
-        }).collect();
-        forms.extend([secret.to_vec(), hex(secret), hex(secret).to_ascii_uppercase()]);
+        let mut forms: Vec<Vec<u8>> = (0..3)
+            .map(|from| {
+                let middle = &secret[from..from + (secret.len() - from) / 3 * 3];
+                STANDARD.encode(middle).into_bytes()
+            })
+            .collect();
+        forms.extend([
+            secret.to_vec(),
+            hex(secret),
+            hex(secret).to_ascii_uppercase(),
+        ]);
         for (key, value) in &dump {
-            assert!(!forms.iter().any(|form| contains(value, form)), "{key} holds a secret");
+            assert!(
+                !forms.iter().any(|form| contains(value, form)),
+                "{key} holds a secret"
+            );
         }
     }
     let opened = opened(&plane).await;
@@ -87,16 +121,42 @@ async fn a_secret_is_shown_by_what_makes_it_and_nothing_else() {
     let created = plane.subscribe("a", "s", planted()).await;
     assert_eq!(created.signing_secret, planted().signing_secret);
     let rotated = rotate(&plane, None, "").await.unwrap();
-    assert!(rotated.signing_secret.starts_with("whsec_") && rotated.signing_secret != created.signing_secret);
-    let request = ListSubscriptionsRequest { parent: "tenants/a".to_owned(), ..Default::default() };
-    let listed = ok(plane.subscriptions.list_subscriptions(Request::new(request)).await).subscriptions;
+    assert!(
+        rotated.signing_secret.starts_with("whsec_")
+            && rotated.signing_secret != created.signing_secret
+    );
+    let request = ListSubscriptionsRequest {
+        parent: "tenants/a".to_owned(),
+        ..Default::default()
+    };
+    let listed = ok(plane
+        .subscriptions
+        .list_subscriptions(Request::new(request))
+        .await)
+    .subscriptions;
     let request = UpdateSubscriptionRequest {
-        subscription: Some(v1::Subscription { name: NAME.to_owned(), display_name: "x".to_owned(), ..Default::default() }),
+        subscription: Some(v1::Subscription {
+            name: NAME.to_owned(),
+            display_name: "x".to_owned(),
+            ..Default::default()
+        }),
         ..UpdateSubscriptionRequest::default()
     };
-    let updated = ok(plane.subscriptions.update_subscription(Request::new(request)).await);
-    for shown in [created, rotated, updated, plane.get(NAME).await.unwrap(), listed[0].clone()] {
-        let values = shown.headers.iter().map(|header| (header.value.as_str(), header.secret));
+    let updated = ok(plane
+        .subscriptions
+        .update_subscription(Request::new(request))
+        .await);
+    for shown in [
+        created,
+        rotated,
+        updated,
+        plane.get(NAME).await.unwrap(),
+        listed[0].clone(),
+    ] {
+        let values = shown
+            .headers
+            .iter()
+            .map(|header| (header.value.as_str(), header.secret));
         assert_eq!(values.collect::<Vec<_>>(), [("", true), ("plain", false)]);
     }
     assert_eq!(listed[0].signing_secret, "");
@@ -110,11 +170,19 @@ async fn a_hidden_header_keeps_its_value_when_it_is_sent_back_as_it_was_read() {
     plane.subscribe("a", "s", planted()).await;
     let read = plane.get(NAME).await.unwrap();
     let request = UpdateSubscriptionRequest {
-        subscription: Some(v1::Subscription { display_name: "x".to_owned(), ..read }),
-        update_mask: Some(FieldMask { paths: vec!["*".to_owned()] }),
+        subscription: Some(v1::Subscription {
+            display_name: "x".to_owned(),
+            ..read
+        }),
+        update_mask: Some(FieldMask {
+            paths: vec!["*".to_owned()],
+        }),
         validate_only: false,
     };
-    ok(plane.subscriptions.update_subscription(Request::new(request)).await);
+    ok(plane
+        .subscriptions
+        .update_subscription(Request::new(request))
+        .await);
     assert_eq!(opened(&plane).await.resource.headers[0].value, HEADER);
 }
 
@@ -126,18 +194,29 @@ async fn rotation_signs_with_both_for_the_overlap() {
     let secret = planted().signing_secret;
     let rotated = rotate(&plane, Some(3600), &secret).await.unwrap();
     assert_eq!(rotated.signing_secret, secret);
-    let [new, old] = rotated.signing_keys.as_slice() else { panic!("{rotated:?}") };
+    let [new, old] = rotated.signing_keys.as_slice() else {
+        panic!("{rotated:?}")
+    };
     assert_eq!(old.key_id, created.signing_keys[0].key_id);
-    assert_eq!(old.expire_time, Some((NOW + Duration::from_secs(3600)).into()));
+    assert_eq!(
+        old.expire_time,
+        Some((NOW + Duration::from_secs(3600)).into())
+    );
     assert_eq!(new.expire_time, None);
     plane.clock.set(NOW + Duration::from_secs(3600));
-    assert_eq!(plane.get(NAME).await.unwrap().signing_keys, [new.clone()]);
+    assert_eq!(
+        plane.get(NAME).await.unwrap().signing_keys,
+        std::slice::from_ref(new)
+    );
     let rotated = rotate(&plane, Some(0), "").await.unwrap();
     assert_eq!(rotated.signing_keys.len(), 1);
     assert_ne!(rotated.signing_keys[0].key_id, new.key_id);
     let rotated = rotate(&plane, None, "").await.unwrap();
     let day = Duration::from_secs(3600 + 24 * 3600);
-    assert_eq!(rotated.signing_keys[1].expire_time, Some((NOW + day).into()));
+    assert_eq!(
+        rotated.signing_keys[1].expire_time,
+        Some((NOW + day).into())
+    );
 }
 
 #[tokio::test]
@@ -146,11 +225,24 @@ async fn no_more_keys_sign_than_verifiers_try() {
     plane.tenant("a").await;
     plane.subscribe("a", "s", orders()).await;
     for n_keys in 2..=5 {
-        assert_eq!(rotate(&plane, None, "").await.unwrap().signing_keys.len(), n_keys);
+        assert_eq!(
+            rotate(&plane, None, "").await.unwrap().signing_keys.len(),
+            n_keys
+        );
     }
     let answer = rotate(&plane, None, "").await;
-    assert_eq!(refused(answer), (Code::FailedPrecondition, "TOO_MANY_SIGNING_KEYS".to_owned()));
-    assert_eq!(rotate(&plane, Some(0), "").await.unwrap().signing_keys.len(), 1);
+    assert_eq!(
+        refused(answer),
+        (Code::FailedPrecondition, "TOO_MANY_SIGNING_KEYS".to_owned())
+    );
+    assert_eq!(
+        rotate(&plane, Some(0), "")
+            .await
+            .unwrap()
+            .signing_keys
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -165,11 +257,23 @@ async fn rotation_refuses_what_it_cannot_use() {
     assert_eq!(created.signing_secret, "");
     assert!(created.signing_keys[0].public_key.starts_with("whpk_"));
     assert_eq!(violations(rotate(&plane, Some(-1), "").await), ["overlap"]);
-    assert_eq!(violations(rotate(&plane, Some(7 * 86_400 + 1), "").await), ["overlap"]);
-    assert_eq!(violations(rotate(&plane, None, "whsec_short").await), ["signing_secret"]);
-    assert_eq!(violations(rotate(&plane, None, &planted().signing_secret).await), ["signing_secret"]);
+    assert_eq!(
+        violations(rotate(&plane, Some(7 * 86_400 + 1), "").await),
+        ["overlap"]
+    );
+    assert_eq!(
+        violations(rotate(&plane, None, "whsec_short").await),
+        ["signing_secret"]
+    );
+    assert_eq!(
+        violations(rotate(&plane, None, &planted().signing_secret).await),
+        ["signing_secret"]
+    );
     let rotated = rotate(&plane, None, "").await.unwrap();
-    assert_eq!((rotated.signing_secret.as_str(), rotated.signing_keys.len()), ("", 2));
+    assert_eq!(
+        (rotated.signing_secret.as_str(), rotated.signing_keys.len()),
+        ("", 2)
+    );
 }
 
 #[tokio::test]
@@ -182,7 +286,10 @@ async fn another_sealing_key_is_refused_at_the_start() {
         Readiness::new(&[]),
     );
     let started = ControlPlane::start(config.clone()).await;
-    assert!(matches!(started, Err(crate::Error::Key { .. })), "{started:?}");
+    assert!(
+        matches!(started, Err(crate::Error::Key { .. })),
+        "{started:?}"
+    );
     config.sealing_key = [7; 32];
     assert!(ControlPlane::start(config).await.is_ok());
 }

@@ -42,7 +42,9 @@ impl Masked for Subscription {
         field!(retry_policy, |it| it.retry_policy.is_some()),
         field!(timeout, |it| it.timeout.is_some()),
         field!(max_in_flight, |it| it.max_in_flight != 0),
-        field!(signature_algorithms, |it| !it.signature_algorithms.is_empty()),
+        field!(signature_algorithms, |it| !it
+            .signature_algorithms
+            .is_empty()),
         policy_field!(ttl),
         policy_field!(preset),
         policy_field!(non_retryable_status_codes),
@@ -82,7 +84,11 @@ impl Masked for Subscription {
 /// One alternative of the schedule: sets it, or clears it if it is the one that is set.
 fn copy_schedule(to: &mut Subscription, from: &Subscription, is_meant: fn(&Schedule) -> bool) {
     let schedule = |policy: &RetryPolicy| policy.schedule.clone();
-    let from = from.retry_policy.as_ref().and_then(schedule).filter(is_meant);
+    let from = from
+        .retry_policy
+        .as_ref()
+        .and_then(schedule)
+        .filter(is_meant);
     let to = to.retry_policy.get_or_insert_default();
     if from.is_some() || to.schedule.as_ref().is_some_and(is_meant) {
         to.schedule = from;

@@ -15,10 +15,11 @@ use hookfleet_contract::{
     name::SubscriptionName,
     signature::{Key, Secret},
     subscription::{MAX_KEYS, validate},
-    target::{Rules, Target},
+    target::{Host, Rules, Target},
     time::Timestamp,
     violation::Violations,
 };
+use hookfleet_egress::address::{Policy, Refused};
 use hookfleet_proto::{
     fleet::{SecretKey, SubscriptionSpec},
     v1::{
@@ -90,7 +91,12 @@ impl Subscription {
     ) -> Result<Self, Violations> {
         check(&asked, rules)?;
         let algorithms = algorithms(&asked);
-        let keys = fresh_keys(&algorithms, asked.signing_secret.parse().ok().as_ref(), now, random);
+        let keys = fresh_keys(
+            &algorithms,
+            asked.signing_secret.parse().ok().as_ref(),
+            now,
+            random,
+        );
         let mut resource = v1::Subscription {
             name: name.to_string(),
             uid: uid.to_string(),
@@ -119,10 +125,14 @@ impl Subscription {
         now: Timestamp,
         random: impl FnMut(SignatureAlgorithm) -> (String, Secret),
     ) -> Result<(), Violations> {
-        let names_secret = mask.is_some_and(|it| it.paths.iter().any(|path| path == "signing_secret"));
+        let names_secret =
+            mask.is_some_and(|it| it.paths.iter().any(|path| path == "signing_secret"));
         if names_secret || !patch.signing_secret.is_empty() {
             let mut violations = Violations::default();
-            violations.push("subscription.signing_secret", "is changed by RotateSecret only");
+            violations.push(
+                "subscription.signing_secret",
+                "is changed by RotateSecret only",
+            );
             return Err(violations);
         }
         self.keep_hidden_values(&mut patch);
@@ -131,9 +141,13 @@ impl Subscription {
         canonicalize(&mut self.resource, rules);
 
         let algorithms = algorithms(&self.resource);
-        self.keys.retain(|key| algorithms.contains(&key.secret.algorithm()));
+        self.keys
+            .retain(|key| algorithms.contains(&key.secret.algorithm()));
         let is_new = |algorithm: &SignatureAlgorithm| {
-            !self.keys.iter().any(|key| key.secret.algorithm() == *algorithm)
+            !self
+                .keys
+                .iter()
+                .any(|key| key.secret.algorithm() == *algorithm)
         };
         let new: Vec<_> = algorithms.into_iter().filter(is_new).collect();
         self.keys.splice(0..0, fresh_keys(&new, None, now, random));
@@ -186,7 +200,8 @@ impl Subscription {
 
     /// Forgets the keys that no longer sign.
     pub(crate) fn forget_expired_keys(&mut self, now: Timestamp) {
-        self.keys.retain(|key| key.expire_time.is_none_or(|expire| expire > now));
+        self.keys
+            .retain(|key| key.expire_time.is_none_or(|expire| expire > now));
     }
 
     /// The current shared secret, to be shown once; empty if there is none.
@@ -237,11 +252,32 @@ fn check(resource: &v1::Subscription, rules: &Rules) -> Result<(), Violations> {
             violation.field.insert_str(0, "subscription.");
         }
     }
+    if let Ok(target) = Target::parse(&resource.callback_url, rules)
+        && let Err(refused) = check_address(&target, rules)
+    {
+        violations.push("subscription.callback_url", refused.to_string());
+    }
     let is_shared = algorithms(resource).contains(&SignatureAlgorithm::HmacSha256);
     if !resource.signing_secret.is_empty() && !is_shared {
-        violations.push("subscription.signing_secret", "needs HMAC_SHA256 in signature_algorithms");
+        violations.push(
+            "subscription.signing_secret",
+            "needs HMAC_SHA256 in signature_algorithms",
+        );
     }
     violations.into_result(())
+}
+
+/// A courtesy: an address in the URL is judged now, those of a name at every attempt.
+fn check_address(target: &Target, rules: &Rules) -> Result<(), Refused> {
+    let policy = Policy {
+        allow_loopback: rules.allow_loopback,
+        ..Policy::default()
+    };
+    match target.host() {
+        Host::Domain(_) => Ok(()),
+        Host::Ipv4(address) => policy.check((*address).into()),
+        Host::Ipv6(address) => policy.check((*address).into()),
+    }
 }
 
 /// One spelling for what has several.

@@ -34,19 +34,33 @@ fn created(asked: v1::Subscription) -> Subscription {
     Subscription::create(asked, &name, Uuid::nil(), &Rules::default(), NOW, keys()).unwrap()
 }
 
-fn updated(mut it: Subscription, patch: v1::Subscription, paths: &[&str]) -> Result<Subscription, Violations> {
+fn updated(
+    mut it: Subscription,
+    patch: v1::Subscription,
+    paths: &[&str],
+) -> Result<Subscription, Violations> {
     let paths = paths.iter().map(|path| (*path).to_owned()).collect();
     let mut keys = keys();
     let later = |algorithm| {
         let (id, secret) = keys(algorithm);
         (format!("later-{id}"), secret)
     };
-    it.update(patch, Some(&FieldMask { paths }), &Rules::default(), NOW, later)?;
+    it.update(
+        patch,
+        Some(&FieldMask { paths }),
+        &Rules::default(),
+        NOW,
+        later,
+    )?;
     Ok(it)
 }
 
 fn key_ids(subscription: &Subscription) -> Vec<&str> {
-    subscription.keys.iter().map(|key| key.id.as_str()).collect()
+    subscription
+        .keys
+        .iter()
+        .map(|key| key.id.as_str())
+        .collect()
 }
 
 #[test]
@@ -73,11 +87,14 @@ fn output_only_fields_of_a_new_one_are_ours() {
 
 #[test]
 fn parts_of_the_retry_policy_change_by_themselves() {
-    let delays = retry_policy::Schedule::Delays(retry_policy::Delays {
-        delays: vec![prost_types::Duration { seconds: 5, nanos: 0 }],
+    let schedule = retry_policy::Schedule::Delays(retry_policy::Delays {
+        delays: vec![prost_types::Duration {
+            seconds: 5,
+            nanos: 0,
+        }],
     });
     let policy = RetryPolicy {
-        schedule: Some(delays.clone()),
+        schedule: Some(schedule),
         preset: RetryPreset::Knative.into(),
         ..RetryPolicy::default()
     };
@@ -95,8 +112,17 @@ fn parts_of_the_retry_policy_change_by_themselves() {
     let it = updated(it, patch(Some(policy.clone())), &["retry_policy.delays"]).unwrap();
     assert_eq!(it.resource.retry_policy, Some(policy.clone()));
     let it = updated(it, patch(None), &["retry_policy.exponential"]).unwrap();
-    assert_eq!(it.resource.retry_policy, Some(policy), "the other alternative is not this one's to clear");
-    let it = updated(it, patch(None), &["retry_policy.delays", "retry_policy.preset"]).unwrap();
+    assert_eq!(
+        it.resource.retry_policy,
+        Some(policy),
+        "the other alternative is not this one's to clear"
+    );
+    let it = updated(
+        it,
+        patch(None),
+        &["retry_policy.delays", "retry_policy.preset"],
+    )
+    .unwrap();
     assert_eq!(it.resource.retry_policy, Some(RetryPolicy::default()));
     let it = updated(it, patch(None), &["retry_policy"]).unwrap();
     assert_eq!(it.resource.retry_policy, None);
@@ -108,9 +134,16 @@ fn every_field_that_callers_set_is_replaced_by_a_star() {
         display_name: "x".to_owned(),
         annotations: [("a".to_owned(), "b".to_owned())].into(),
         body_mode: v1::BodyMode::Raw.into(),
-        headers: vec![Header { name: "X-A".to_owned(), value: "b".to_owned(), secret: false }],
+        headers: vec![Header {
+            name: "X-A".to_owned(),
+            value: "b".to_owned(),
+            secret: false,
+        }],
         retry_policy: Some(RetryPolicy::default()),
-        timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+        timeout: Some(prost_types::Duration {
+            seconds: 2,
+            nanos: 0,
+        }),
         max_in_flight: 3,
         signature_algorithms: vec![SignatureAlgorithm::HmacSha256.into()],
         ..asked()
@@ -153,7 +186,11 @@ fn the_secret_is_not_changed_by_an_update() {
         signing_secret: secret,
         ..asked()
     };
-    for (patch, paths) in [(patch.clone(), &["*"][..]), (patch, &[]), (asked(), &["signing_secret"])] {
+    for (patch, paths) in [
+        (patch.clone(), &["*"][..]),
+        (patch, &[]),
+        (asked(), &["signing_secret"]),
+    ] {
         let violations = updated(created(asked()), patch, paths).unwrap_err();
         assert_eq!(violations.0[0].field, "subscription.signing_secret");
     }
@@ -187,7 +224,11 @@ fn an_older_key_never_signs_longer_than_it_was_told() {
     };
     rotate(&mut it, 10, NOW);
     rotate(&mut it, 1000, NOW);
-    let expire: Vec<_> = it.keys.iter().map(|key| key.expire_time.map(|it| it.since(NOW).as_secs())).collect();
+    let expire: Vec<_> = it
+        .keys
+        .iter()
+        .map(|key| key.expire_time.map(|it| it.since(NOW).as_secs()))
+        .collect();
     assert_eq!(expire, [None, Some(1000), Some(10)]);
     rotate(&mut it, 0, NOW);
     assert_eq!(it.keys.len(), 1);

@@ -8,25 +8,21 @@
 //! **Invariants:** one update at a time is without its answer; an agent stands at a revision only once it has all
 //! changes up to it, whatever their type; an agent is told only subscriptions of slots that it owns.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+mod round;
+#[cfg(test)]
+mod tests;
 
-use bytes::Bytes;
-use hookfleet_contract::{name::AgentId, slot::Slot, time::Timestamp};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use hookfleet_contract::{name::AgentId, time::Timestamp};
 use hookfleet_proto::fleet::{Ack, ResourceType, SlotTable};
 
+use self::round::{Round, is_told};
 use crate::{
     cache::{Contents, Item},
-    keys::{self, Kind},
     store::Revision,
 };
 
-/// The limits of one update. One resource may be larger than that by itself.
-const MAX_RESOURCES: usize = 2000;
-const MAX_BYTES: usize = 1 << 20;
 /// An agent that does not answer an update for so long is stuck.
 const ACK_DEADLINE: Duration = Duration::from_secs(30);
 /// An agent that says nothing for so many heartbeats is gone.
@@ -53,20 +49,6 @@ pub(crate) struct Session {
     bookmarked: bool,
 }
 
-#[derive(Debug)]
-struct Round {
-    /// Where the agent stands when the round is over.
-    goal: Revision,
-    full: bool,
-    phases: VecDeque<Phase>,
-}
-
-#[derive(Debug)]
-struct Phase {
-    kind: ResourceType,
-    keys: VecDeque<Arc<str>>,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     nonce: i64,
@@ -87,7 +69,7 @@ pub(crate) enum Command {
 }
 
 /// An update whose resources are still as the store has them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Draft {
     pub(crate) nonce: i64,
     pub(crate) kind: ResourceType,
@@ -120,7 +102,8 @@ impl Session {
     ) -> Self {
         // Deltas need every removal since, and slots that are the same as then.
         let stand = stand.filter(|stand| {
-            *stand >= contents.horizon().max(contents.slots_revision()) && *stand <= contents.revision()
+            *stand >= contents.horizon().max(contents.slots_revision())
+                && *stand <= contents.revision()
         });
         let owned = match stand {
             Some(_) => owned_by(&agent, contents.slot_table()),
@@ -180,7 +163,10 @@ impl Session {
 
     /// What to do now; nothing until the contents, an answer or the time change.
     pub(crate) fn poll_command(&mut self, contents: &Contents, now: Timestamp) -> Option<Command> {
-        if self.in_flight.is_some_and(|it| now >= it.since + ACK_DEADLINE) {
+        if self
+            .in_flight
+            .is_some_and(|it| now >= it.since + ACK_DEADLINE)
+        {
             return Some(Command::Close(Reason::Unanswered));
         }
         if now >= self.last_heard + self.heartbeat * SILENT_HEARTBEATS {
@@ -202,7 +188,10 @@ impl Session {
         let silent = self.last_heard + self.heartbeat * SILENT_HEARTBEATS;
         let unanswered = self.in_flight.map(|it| it.since + ACK_DEADLINE);
         let bookmark = self.bookmarked.then(|| self.last_sent + self.heartbeat);
-        [unanswered, bookmark].into_iter().flatten().fold(silent, Timestamp::min)
+        [unanswered, bookmark]
+            .into_iter()
+            .flatten()
+            .fold(silent, Timestamp::min)
     }
 
     fn poll_update(&mut self, contents: &Contents, now: Timestamp) -> Option<Command> {
@@ -213,25 +202,21 @@ impl Session {
             self.begin_round(contents);
         }
         let round = self.round.as_mut()?;
-        let phase = round.phases.front_mut()?;
+        if round.is_at_slots() {
+            // The table that is sent is the latest, so what it assigns must have been sent before.
+            let owned = owned_by(&self.agent, contents.slot_table());
+            round.insert_moved(contents, owned.symmetric_difference(&self.owned));
+            self.owned = owned;
+        }
         let mut draft = Draft {
             nonce: self.next_nonce,
-            kind: phase.kind,
             revision: self.stand.unwrap_or(0),
-            full: round.full,
-            last_chunk: false,
-            upserts: Vec::new(),
-            removals: Vec::new(),
+            ..Draft::default()
         };
-        phase.fill(&mut draft, contents, &self.owned);
-        draft.last_chunk = phase.keys.is_empty();
-        let mut goal = None;
-        if draft.last_chunk {
-            round.phases.pop_front();
-        }
-        if round.phases.is_empty() {
-            draft.revision = round.goal;
-            goal = Some(round.goal);
+        let is_over = round.fill(&mut draft, contents, &self.owned);
+        let goal = is_over.then_some(round.goal);
+        if let Some(goal) = goal {
+            draft.revision = goal;
             self.round = None;
         }
         self.next_nonce += 1;
@@ -248,27 +233,17 @@ impl Session {
             // An agent that heard of subscriptions and of no slots would think that it owns nothing.
             return;
         }
-        let goal = contents.revision();
-        let owned = owned_by(&self.agent, contents.slot_table());
         let Some(stand) = self.stand else {
-            self.round = Some(Round::full(contents, &owned));
-            self.owned = owned;
+            self.owned = owned_by(&self.agent, contents.slot_table());
+            self.round = Some(Round::full(contents, &self.owned));
             return;
         };
+        let goal = contents.revision();
         if stand >= goal {
             return;
         }
         let mut keys = contents.changed_since(stand);
-        for slot in owned.symmetric_difference(&self.owned) {
-            let prefix = keys::slot(Slot(*slot));
-            keys.extend(contents.with_prefix(&prefix).map(|(key, _)| Arc::clone(key)));
-        }
-        keys.retain(|key| match keys::parse(key) {
-            Some(Kind::Subscription(slot, _)) => owned.contains(&slot.0) || self.owned.contains(&slot.0),
-            Some(Kind::Tenant(_) | Kind::Slots) => true,
-            Some(Kind::Agent(_)) | None => false,
-        });
-        self.owned = owned;
+        keys.retain(|key| is_told(key, &self.owned));
         if keys.is_empty() {
             self.stand = Some(goal);
         } else {
@@ -291,104 +266,15 @@ impl Session {
     }
 }
 
-// === impl Round ===
-
-impl Round {
-    fn full(contents: &Contents, owned: &BTreeSet<u16>) -> Self {
-        let keys = |prefix: &str| contents.with_prefix(prefix).map(|(key, _)| Arc::clone(key)).collect();
-        let subscriptions = owned.iter().flat_map(|slot| {
-            let keys: Vec<_> = keys(&keys::slot(Slot(*slot)));
-            keys
-        });
-        let subscriptions = Phase::new(ResourceType::Subscription, subscriptions);
-        let tenants: Vec<_> = keys(keys::TENANTS);
-        let slots: Vec<_> = keys(keys::SLOTS);
-        let phases = [
-            Phase::new(ResourceType::Tenant, tenants),
-            subscriptions,
-            Phase::new(ResourceType::SlotTable, slots),
-        ];
-        Self {
-            goal: contents.revision(),
-            full: true,
-            phases: phases.into(),
-        }
-    }
-
-    fn delta(contents: &Contents, keys: BTreeSet<Arc<str>>) -> Self {
-        let (mut tenants, mut subscriptions) = (Vec::new(), Vec::new());
-        let (mut tenants_gone, mut slots) = (Vec::new(), Vec::new());
-        for key in keys {
-            if key.starts_with(keys::SUBSCRIPTIONS) {
-                subscriptions.push(key);
-            } else if &*key == keys::SLOTS {
-                slots.push(key);
-            } else if contents.get(&key).is_some() {
-                tenants.push(key);
-            } else {
-                tenants_gone.push(key);
-            }
-        }
-        let phases = [
-            Phase::new(ResourceType::Tenant, tenants),
-            Phase::new(ResourceType::Subscription, subscriptions),
-            Phase::new(ResourceType::Tenant, tenants_gone),
-            Phase::new(ResourceType::SlotTable, slots),
-        ];
-        Self {
-            goal: contents.revision(),
-            full: false,
-            phases: phases.into_iter().filter(|phase| !phase.keys.is_empty()).collect(),
-        }
-    }
-}
-
-// === impl Phase ===
-
-impl Phase {
-    fn new(kind: ResourceType, keys: impl IntoIterator<Item = Arc<str>>) -> Self {
-        Self {
-            kind,
-            keys: keys.into_iter().collect(),
-        }
-    }
-
-    /// Moves keys into the draft, with their current values, until it is large enough.
-    fn fill(&mut self, draft: &mut Draft, contents: &Contents, owned: &BTreeSet<u16>) {
-        let mut n_bytes = 0;
-        while draft.upserts.len() + draft.removals.len() < MAX_RESOURCES {
-            let Some(key) = self.keys.front() else { return };
-            let item = contents.get(key).filter(|_| is_told(key, owned)).cloned();
-            let value = item.as_ref().map(|item| &item.value);
-            n_bytes += key.len() + value.map_or(0, Bytes::len);
-            if n_bytes > MAX_BYTES && draft.upserts.len() + draft.removals.len() > 0 {
-                return;
-            }
-            let Some(key) = self.keys.pop_front() else { return };
-            match item {
-                Some(item) => draft.upserts.push((key, item)),
-                // What a full set does not have is gone.
-                None if draft.full => {}
-                None => draft.removals.push(key),
-            }
-        }
-    }
-}
-
-fn is_told(key: &str, owned: &BTreeSet<u16>) -> bool {
-    match keys::parse(key) {
-        Some(Kind::Subscription(slot, _)) => owned.contains(&slot.0),
-        Some(Kind::Tenant(_) | Kind::Slots) => true,
-        Some(Kind::Agent(_)) | None => false,
-    }
-}
-
 fn owned_by(agent: &AgentId, table: &SlotTable) -> BTreeSet<u16> {
-    let index = table.owners.iter().position(|owner| owner.agent_id == agent.as_str());
+    let index = table
+        .owners
+        .iter()
+        .position(|owner| owner.agent_id == agent.as_str());
     let place = index.and_then(|index| i32::try_from(index + 1).ok());
     let slots = (0..).zip(&table.slot_owners);
-    slots.filter(|(_, owner)| Some(**owner) == place).map(|(slot, _)| slot).collect()
+    slots
+        .filter(|(_, owner)| Some(**owner) == place)
+        .map(|(slot, _)| slot)
+        .collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,9 +1,11 @@
 //! Sessions on contents that are made by hand. Every agent here is `a`.
 
+use bytes::Bytes;
 use hookfleet_proto::fleet::SlotOwner;
 use prost::Message as _;
 
 use super::*;
+use crate::keys;
 use crate::store::{Batch, Change, Entry};
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -34,7 +36,9 @@ fn slots(mod_revision: Revision, owned: &[usize]) -> Change {
     let table = SlotTable {
         version: mod_revision,
         owners: vec![owner("a"), owner("b")],
-        slot_owners: (0..4).map(|slot| if owned.contains(&slot) { 1 } else { 2 }).collect(),
+        slot_owners: (0..4)
+            .map(|slot| if owned.contains(&slot) { 1 } else { 2 })
+            .collect(),
         epochs: vec![1; 4],
     };
     put(keys::SLOTS, mod_revision, table.encode_to_vec())
@@ -64,9 +68,16 @@ fn brief(draft: &Draft) -> String {
         ResourceType::Unspecified => "?",
     };
     let flags = [(draft.full, " full"), (draft.last_chunk, " last")];
-    let flags: String = flags.into_iter().filter(|(is, _)| *is).map(|(_, flag)| flag).collect();
+    let flags: String = flags
+        .into_iter()
+        .filter(|(is, _)| *is)
+        .map(|(_, flag)| flag)
+        .collect();
     let last = |key: &Arc<str>| key.rsplit('/').next().unwrap_or_default().to_owned();
-    let upserts = draft.upserts.iter().map(|(key, item)| format!(" {}@{}", last(key), item.mod_revision));
+    let upserts = draft
+        .upserts
+        .iter()
+        .map(|(key, item)| format!(" {}@{}", last(key), item.mod_revision));
     let removals = draft.removals.iter().map(|key| format!(" -{}", last(key)));
     let keys: String = upserts.chain(removals).collect();
     format!("{kind}{flags} ->{}{keys}", draft.revision)
@@ -96,11 +107,15 @@ fn ack(session: &mut Session, nonce: i64) {
     session.handle_ack(&ack, NOW);
 }
 
+/// The next update; bookmarks are passed over.
 #[track_caller]
 fn update(session: &mut Session, contents: &Contents) -> Draft {
-    match session.poll_command(contents, NOW) {
-        Some(Command::Update(draft)) => draft,
-        other => panic!("not an update: {other:?}"),
+    loop {
+        match session.poll_command(contents, NOW) {
+            Some(Command::Update(draft)) => return draft,
+            Some(Command::Bookmark(_)) => {}
+            other => panic!("not an update: {other:?}"),
+        }
     }
 }
 
@@ -121,14 +136,20 @@ fn a_new_agent_gets_everything_in_order_and_stands_only_at_the_end() {
         "bookmark 4",
     ];
     assert_eq!(said, expected);
-    assert_eq!((session.stand(), session.answered(), session.is_live()), (4, 4, true));
+    assert_eq!(
+        (session.stand(), session.answered(), session.is_live()),
+        (4, 4, true)
+    );
 }
 
 #[test]
 fn an_empty_set_is_told_too() {
     let contents = contents(vec![slots(1, &[])]);
     let said = talk(&mut session(None, &contents), &contents);
-    assert_eq!(said[..2], ["tenants full last ->0", "subscriptions full last ->0"]);
+    assert_eq!(
+        said[..2],
+        ["tenants full last ->0", "subscriptions full last ->0"]
+    );
 }
 
 #[test]
@@ -144,18 +165,34 @@ fn nothing_is_told_before_the_first_placement() {
 fn full_sets_come_in_chunks_by_number_and_by_size() {
     let many = |n: i64, value: &Bytes| {
         let mut changes = vec![slots(1, &[0])];
-        changes.extend((0..n).map(|i| put(&format!("subscription/0000/t/s{i:05}"), i + 2, value.clone())));
+        changes.extend((0..n).map(|i| {
+            put(
+                &format!("subscription/0000/t/s{i:05}"),
+                i + 2,
+                value.clone(),
+            )
+        }));
         contents(changes)
     };
     let chunks = |contents: &Contents| {
         let said = talk(&mut session(None, contents), contents);
-        let counts = said.into_iter().filter(|it| it.starts_with("subscriptions"));
-        counts.map(|it| (it.matches('@').count(), it.contains(" last"))).collect::<Vec<_>>()
+        let counts = said
+            .into_iter()
+            .filter(|it| it.starts_with("subscriptions"));
+        counts
+            .map(|it| (it.matches('@').count(), it.contains(" last")))
+            .collect::<Vec<_>>()
     };
-    assert_eq!(chunks(&many(4001, &Bytes::new())), [(2000, false), (2000, false), (1, true)]);
+    assert_eq!(
+        chunks(&many(4001, &Bytes::new())),
+        [(2000, false), (2000, false), (1, true)]
+    );
     assert_eq!(chunks(&many(2000, &Bytes::new())), [(2000, true)]);
     let large = Bytes::from(vec![b'x'; 400 << 10]);
-    assert_eq!(chunks(&many(5, &large)), [(2, false), (2, false), (1, true)]);
+    assert_eq!(
+        chunks(&many(5, &large)),
+        [(2, false), (2, false), (1, true)]
+    );
     let too_large = Bytes::from(vec![b'x'; 2 << 20]);
     assert_eq!(chunks(&many(2, &too_large)), [(1, false), (1, true)]);
 }
@@ -184,13 +221,16 @@ fn an_agent_that_was_away_gets_what_changed_and_what_is_gone_in_order() {
         put("subscription/0001/gone/s1", 3, ""),
         slots(4, &[1]),
     ]);
-    apply(&mut contents, vec![
-        put("tenant/new", 5, ""),
-        put("subscription/0001/new/s2", 6, ""),
-        delete("subscription/0001/gone/s1", 7),
-        delete("tenant/gone", 8),
-        put("subscription/0002/new/others", 9, ""),
-    ]);
+    apply(
+        &mut contents,
+        vec![
+            put("tenant/new", 5, ""),
+            put("subscription/0001/new/s2", 6, ""),
+            delete("subscription/0001/gone/s1", 7),
+            delete("tenant/gone", 8),
+            put("subscription/0002/new/others", 9, ""),
+        ],
+    );
     let said = talk(&mut session(Some(4), &contents), &contents);
     let expected = [
         "tenants last ->4 new@5",
@@ -212,10 +252,16 @@ fn changes_of_one_key_while_an_update_is_out_become_one() {
         apply(&mut contents, vec![put("tenant/t", revision, "")]);
         assert_eq!(session.poll_command(&contents, NOW), None);
     }
-    apply(&mut contents, vec![put("tenant/u", 100, ""), delete("tenant/u", 101)]);
+    apply(
+        &mut contents,
+        vec![put("tenant/u", 100, ""), delete("tenant/u", 101)],
+    );
     ack(&mut session, out.nonce);
     assert_eq!(session.stand(), 2);
-    assert_eq!(talk(&mut session, &contents), ["tenants last ->2 t@99", "tenants last ->101 -u"]);
+    assert_eq!(
+        talk(&mut session, &contents),
+        ["tenants last ->2 t@99", "tenants last ->101 -u"]
+    );
     assert_eq!(session.stand(), 101);
 }
 
@@ -224,7 +270,10 @@ fn what_concerns_others_moves_the_stand_without_an_update() {
     let mut contents = contents(vec![slots(1, &[0])]);
     let mut session = session(None, &contents);
     talk(&mut session, &contents);
-    apply(&mut contents, vec![put("agent/b", 2, ""), put("subscription/0003/t/s", 3, "")]);
+    apply(
+        &mut contents,
+        vec![put("agent/b", 2, ""), put("subscription/0003/t/s", 3, "")],
+    );
     assert_eq!(session.poll_command(&contents, NOW), None);
     assert_eq!((session.stand(), session.answered()), (3, 1));
 }
@@ -240,13 +289,42 @@ fn slots_that_come_bring_their_subscriptions_before_the_table_and_slots_that_go_
     talk(&mut session, &contents);
     apply(&mut contents, vec![slots(4, &[1])]);
     let said = talk(&mut session, &contents);
-    assert_eq!(said, ["subscriptions last ->3 s1@2 -s0", "slots last ->4 slots@4"]);
+    assert_eq!(
+        said,
+        ["subscriptions last ->3 s1@2 -s0", "slots last ->4 slots@4"]
+    );
+}
+
+#[test]
+fn a_table_that_changes_while_an_update_is_out_still_comes_after_what_it_assigns() {
+    for stand in [None, Some(3)] {
+        let mut contents = contents(vec![
+            put("subscription/0000/t/s0", 1, ""),
+            put("subscription/0001/t/s1", 2, ""),
+            slots(3, &[0]),
+        ]);
+        let mut session = session(stand, &contents);
+        apply(&mut contents, vec![put("tenant/t", 4, "")]);
+        let out = update(&mut session, &contents);
+        apply(&mut contents, vec![slots(5, &[1])]);
+        ack(&mut session, out.nonce);
+        let said = talk(&mut session, &contents);
+        let place = |what: &str| said.iter().position(|it| it.contains(what)).unwrap();
+        assert!(place("s1@2") < place("slots@5"), "{said:?}");
+        assert!(place("-s0") < place("slots@5"), "{said:?}");
+        assert_eq!(session.stand(), 5);
+    }
 }
 
 #[test]
 fn an_agent_that_missed_removals_or_a_placement_gets_everything() {
     let contents = contents(vec![put("tenant/t", 3, ""), slots(5, &[0])]);
-    for (stand, is_delta) in [(None, false), (Some(4), false), (Some(5), true), (Some(6), false)] {
+    for (stand, is_delta) in [
+        (None, false),
+        (Some(4), false),
+        (Some(5), true),
+        (Some(6), false),
+    ] {
         assert_eq!(session(stand, &contents).goes_on(), is_delta, "{stand:?}");
     }
     let mut listed = Contents::default();
@@ -281,7 +359,10 @@ fn a_bookmark_is_due_when_nothing_was_sent_for_a_heartbeat() {
     assert_eq!(session.poll_timeout(), NOW + HEARTBEAT);
     let later = NOW + HEARTBEAT;
     session.handle_sign_of_life(later);
-    assert_eq!(session.poll_command(&contents, later), Some(Command::Bookmark(1)));
+    assert_eq!(
+        session.poll_command(&contents, later),
+        Some(Command::Bookmark(1))
+    );
     assert_eq!(session.poll_command(&contents, later), None);
 }
 
@@ -291,12 +372,18 @@ fn an_agent_that_does_not_answer_or_says_nothing_is_given_up() {
     let mut silent = session(None, &contents);
     let end = NOW + HEARTBEAT * 3;
     assert_eq!(silent.poll_timeout(), end);
-    assert_eq!(silent.poll_command(&contents, end), Some(Command::Close(Reason::Silent)));
+    assert_eq!(
+        silent.poll_command(&contents, end),
+        Some(Command::Close(Reason::Silent))
+    );
 
     let mut stuck = session(None, &contents);
     update(&mut stuck, &contents);
     let late = NOW + ACK_DEADLINE;
     stuck.handle_sign_of_life(late);
     assert_eq!(stuck.poll_timeout(), late);
-    assert_eq!(stuck.poll_command(&contents, late), Some(Command::Close(Reason::Unanswered)));
+    assert_eq!(
+        stuck.poll_command(&contents, late),
+        Some(Command::Close(Reason::Unanswered))
+    );
 }

@@ -81,7 +81,7 @@ async fn a_failed_sync_ends_everything() {
         open.journal.append(event(3)).await,
         Err(Error::Stopped)
     ));
-    open.fatal.cancelled().await;
+    until("the alarm", || open.fatal.is_cancelled()).await;
     assert_eq!(open.accepted.recv().await.unwrap().seq, 1);
     assert!(
         open.accepted.recv().await.is_none(),
@@ -104,7 +104,7 @@ async fn a_failed_write_or_rename_ends_everything() {
             matches!(answer, Err(Error::Stopped)),
             "{fault:?}: {answer:?}"
         );
-        open.fatal.cancelled().await;
+        until("the alarm", || open.fatal.is_cancelled()).await;
     }
 }
 
@@ -114,7 +114,7 @@ async fn a_failed_sync_of_outcomes_ends_everything() {
     open.journal.append(event(1)).await.unwrap();
     faults.set(Fault::Sync);
     open.journal.record(settled(1));
-    open.fatal.cancelled().await;
+    until("the alarm", || open.fatal.is_cancelled()).await;
     assert!(matches!(
         open.journal.append(event(2)).await,
         Err(Error::Stopped)

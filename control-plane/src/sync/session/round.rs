@@ -1,0 +1,188 @@
+//! A round of a session: the keys that an agent is to be told of, in the order in which they depend on each other, and
+//! how they are cut into updates.
+//!
+//! **Invariant:** values are looked up when an update is made of them, so it always tells the latest.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use hookfleet_contract::slot::Slot;
+use hookfleet_proto::fleet::ResourceType;
+
+use super::Draft;
+use crate::{
+    cache::Contents,
+    keys::{self, Kind},
+    store::Revision,
+};
+
+/// The limits of one update. One resource may be larger than that by itself.
+const MAX_RESOURCES: usize = 2000;
+const MAX_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Round {
+    /// Where the agent stands when the round is over.
+    pub(super) goal: Revision,
+    phases: VecDeque<Phase>,
+}
+
+/// Keys of one type; as a full set, or as changes.
+#[derive(Debug)]
+struct Phase {
+    kind: ResourceType,
+    full: bool,
+    keys: VecDeque<Arc<str>>,
+}
+
+// === impl Round ===
+
+impl Round {
+    /// Everything that concerns the owner of these slots.
+    pub(super) fn full(contents: &Contents, owned: &BTreeSet<u16>) -> Self {
+        let phase = |kind, keys| Phase {
+            kind,
+            full: true,
+            keys,
+        };
+        let phases = [
+            phase(
+                ResourceType::Tenant,
+                keys_with(contents, keys::TENANTS).collect(),
+            ),
+            phase(ResourceType::Subscription, in_slots(contents, owned)),
+            phase(
+                ResourceType::SlotTable,
+                keys_with(contents, keys::SLOTS).collect(),
+            ),
+        ];
+        Self {
+            goal: contents.revision(),
+            phases: phases.into(),
+        }
+    }
+
+    /// What changed or is gone.
+    pub(super) fn delta(contents: &Contents, keys: BTreeSet<Arc<str>>) -> Self {
+        let mut phases = [
+            ResourceType::Tenant,
+            ResourceType::Subscription,
+            ResourceType::Tenant,
+            ResourceType::SlotTable,
+        ]
+        .map(|kind| Phase::changes(kind, VecDeque::new()));
+        for key in keys {
+            let phase = if key.starts_with(keys::SUBSCRIPTIONS) {
+                1
+            } else if &*key == keys::SLOTS {
+                3
+            } else if contents.get(&key).is_some() {
+                0
+            } else {
+                2
+            };
+            phases[phase].keys.push_back(key);
+        }
+        Self {
+            goal: contents.revision(),
+            phases: phases
+                .into_iter()
+                .filter(|phase| !phase.keys.is_empty())
+                .collect(),
+        }
+    }
+
+    /// Whether the slot table is next.
+    pub(super) fn is_at_slots(&self) -> bool {
+        self.phases
+            .front()
+            .is_some_and(|phase| phase.kind == ResourceType::SlotTable)
+    }
+
+    /// Puts the subscriptions of slots that come or go before the rest.
+    pub(super) fn insert_moved<'a>(
+        &mut self,
+        contents: &Contents,
+        slots: impl IntoIterator<Item = &'a u16>,
+    ) {
+        let keys = in_slots(contents, slots);
+        if !keys.is_empty() {
+            self.phases
+                .push_front(Phase::changes(ResourceType::Subscription, keys));
+        }
+    }
+
+    /// Moves keys into the draft. Answers whether the round is over.
+    pub(super) fn fill(
+        &mut self,
+        draft: &mut Draft,
+        contents: &Contents,
+        owned: &BTreeSet<u16>,
+    ) -> bool {
+        if let Some(phase) = self.phases.front_mut() {
+            phase.fill(draft, contents, owned);
+        }
+        if draft.last_chunk {
+            self.phases.pop_front();
+        }
+        self.phases.is_empty()
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    fn changes(kind: ResourceType, keys: VecDeque<Arc<str>>) -> Self {
+        Self {
+            kind,
+            full: false,
+            keys,
+        }
+    }
+
+    /// Moves keys into the draft, with their current values, until it is large enough.
+    fn fill(&mut self, draft: &mut Draft, contents: &Contents, owned: &BTreeSet<u16>) {
+        (draft.kind, draft.full) = (self.kind, self.full);
+        let (mut n_resources, mut n_bytes) = (0, 0);
+        while let Some(key) = self.keys.front() {
+            let item = contents.get(key).filter(|_| is_told(key, owned)).cloned();
+            n_bytes += key.len() + item.as_ref().map_or(0, |item| item.value.len());
+            if n_resources == MAX_RESOURCES || (n_bytes > MAX_BYTES && n_resources > 0) {
+                return;
+            }
+            n_resources += 1;
+            match (self.keys.pop_front(), item) {
+                (Some(key), Some(item)) => draft.upserts.push((key, item)),
+                // What a full set does not have is gone.
+                (Some(_), None) if draft.full => {}
+                (Some(key), None) => draft.removals.push(key),
+                (None, _) => {}
+            }
+        }
+        draft.last_chunk = true;
+    }
+}
+
+/// Whether the owner of these slots is told what is at a key.
+pub(super) fn is_told(key: &str, owned: &BTreeSet<u16>) -> bool {
+    match keys::parse(key) {
+        Some(Kind::Subscription(slot, _)) => owned.contains(&slot.0),
+        Some(Kind::Tenant(_) | Kind::Slots) => true,
+        Some(Kind::Agent(_)) | None => false,
+    }
+}
+
+fn in_slots<'a>(
+    contents: &Contents,
+    slots: impl IntoIterator<Item = &'a u16>,
+) -> VecDeque<Arc<str>> {
+    let slots = slots.into_iter().map(|slot| keys::slot(Slot(*slot)));
+    let keys = slots.map(|prefix| keys_with(contents, &prefix).collect::<Vec<_>>());
+    keys.flatten().collect()
+}
+
+fn keys_with<'a>(contents: &'a Contents, prefix: &'a str) -> impl Iterator<Item = Arc<str>> {
+    contents.with_prefix(prefix).map(|(key, _)| Arc::clone(key))
+}

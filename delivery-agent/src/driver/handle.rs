@@ -1,0 +1,85 @@
+//! What others may tell the driver and ask of it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::mpsc;
+
+use crate::{core::Counts, directory::Effect};
+
+/// Changes of subscriptions that wait for the driver; the sync client waits with the next.
+const CAPACITY: usize = 16;
+
+/// A cheap handle for those who tell the driver of subscriptions.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inputs: mpsc::Sender<Input>,
+    counts: Arc<SharedCounts>,
+}
+
+/// What it is told.
+#[derive(Debug)]
+pub(super) enum Input {
+    Effects(Vec<Effect>),
+    AllKnown,
+}
+
+/// What it tells.
+#[derive(Debug, Default)]
+pub(super) struct SharedCounts {
+    n_waiting: AtomicU64,
+    n_in_flight: AtomicU64,
+}
+
+// === impl Handle ===
+
+impl Handle {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Input>, Arc<SharedCounts>) {
+        let (inputs, receiver) = mpsc::channel(CAPACITY);
+        let counts = Arc::<SharedCounts>::default();
+        let handle = Self {
+            inputs,
+            counts: Arc::clone(&counts),
+        };
+        (handle, receiver, counts)
+    }
+
+    /// Tells of subscriptions that are new, changed or gone.
+    pub async fn effects(&self, effects: Vec<Effect>) {
+        if !effects.is_empty() {
+            self.tell(Input::Effects(effects)).await;
+        }
+    }
+
+    /// Tells that every subscription there is has been told of.
+    pub async fn all_known(&self) {
+        self.tell(Input::AllKnown).await;
+    }
+
+    /// How much there is to do.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            n_waiting: self.counts.n_waiting.load(Ordering::Relaxed),
+            n_in_flight: self.counts.n_in_flight.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn tell(&self, input: Input) {
+        if self.inputs.send(input).await.is_err() {
+            tracing::debug!("the driver has ended");
+        }
+    }
+}
+
+// === impl SharedCounts ===
+
+impl SharedCounts {
+    pub(super) fn set(&self, counts: Counts) {
+        self.n_waiting.store(counts.n_waiting, Ordering::Relaxed);
+        self.n_in_flight
+            .store(counts.n_in_flight, Ordering::Relaxed);
+    }
+}
