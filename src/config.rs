@@ -96,10 +96,13 @@ where
         figment = figment.merge(Toml::file_exact(file));
     }
     let environment = Env::prefixed("HOOKFLEET_").ignore(&OTHER_VARIABLES);
-    let figment = figment.merge(environment).merge(Serialized::defaults(flags));
+    let figment = figment
+        .merge(environment)
+        .merge(Serialized::defaults(flags));
 
     let names = |figment: &Figment| -> anyhow::Result<Vec<String>> {
-        let values: figment::value::Dict = figment.extract().context("cannot read configuration")?;
+        let values: figment::value::Dict =
+            figment.extract().context("cannot read configuration")?;
         Ok(values.into_keys().collect())
     };
     let known = names(&known)?;
@@ -117,7 +120,10 @@ where
         }
         Err(errors) => problems.extend(errors.into_iter().map(|it| it.to_string())),
     }
-    bail!("the configuration is not valid:\n  {}", problems.join("\n  "))
+    bail!(
+        "the configuration is not valid:\n  {}",
+        problems.join("\n  ")
+    )
 }
 
 /// Prints a configuration as the file that would give it.
@@ -198,7 +204,8 @@ impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         if !self.listen.ip().is_loopback() {
-            let problem = "listen: must be on loopback: the standalone server asks nobody who they are";
+            let problem =
+                "listen: must be on loopback: the standalone server asks nobody who they are";
             problems.push(problem.to_owned());
         }
         problems
@@ -255,9 +262,17 @@ mod tests {
     #[test]
     fn all_problems_are_reported_at_once() {
         let file = file("max_inflight = 7\nsegment_mib = 0\nlisten = '0.0.0.0:7070'");
-        let error = load(Standalone::default(), Some(file.path()), &Flags { listen: None });
+        let error = load(
+            Standalone::default(),
+            Some(file.path()),
+            &Flags { listen: None },
+        );
         let error = error.unwrap_err().to_string();
-        for problem in ["max_inflight: is not", "segment_mib: must", "listen: must be on loopback"] {
+        for problem in [
+            "max_inflight: is not",
+            "segment_mib: must",
+            "listen: must be on loopback",
+        ] {
             assert!(error.contains(problem), "{problem} is missing in {error}");
         }
     }

@@ -95,7 +95,8 @@ impl Standalone {
             readiness.clone(),
         );
         let control_plane = ControlPlane::start(control_plane).await?;
-        let identity = Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
+        let identity =
+            Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
         let own = format!("http://{address}");
         let agent = build_agent(identity, own.clone(), &[own], &data_dir, &delivery).await?;
         let services = Services::new(readiness.clone())
@@ -281,7 +282,10 @@ async fn build_agent(
     let config = app::Config {
         identity,
         address,
-        control_planes: control_planes.iter().map(endpoint).collect::<Result<_, _>>()?,
+        control_planes: control_planes
+            .iter()
+            .map(endpoint)
+            .collect::<Result<_, _>>()?,
         data_dir: data_dir.to_owned(),
         sealing_key,
         egress,

@@ -22,7 +22,12 @@ pub(crate) struct Logs {
     #[arg(long, global = true, env = "HOOKFLEET_LOG", value_name = "FILTER")]
     log: Option<String>,
     /// How logs look.
-    #[arg(long, global = true, env = "HOOKFLEET_LOG_FORMAT", default_value = "pretty")]
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKFLEET_LOG_FORMAT",
+        default_value = "pretty"
+    )]
     log_format: Format,
 }
 

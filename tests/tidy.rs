@@ -7,7 +7,15 @@ use std::{
 
 /// Production lines of a file.
 const MAX_LINES: usize = 400;
-const CRATES: [&str; 7] = ["proto", "contract", "egress", "gateway", "control-plane", "delivery-agent", "src"];
+const CRATES: [&str; 7] = [
+    "proto",
+    "contract",
+    "egress",
+    "gateway",
+    "control-plane",
+    "delivery-agent",
+    "src",
+];
 
 /// Where decisions are made: no IO, no runtime, no clock.
 const PURE: [&str; 5] = [
@@ -17,7 +25,15 @@ const PURE: [&str; 5] = [
     "control-plane/src/placement",
     "control-plane/src/fleet.rs",
 ];
-const IMPURE: [&str; 7] = ["tokio::", "std::fs", "std::net::Tcp", "async fn", "Instant::now", "SystemTime::now", "rand::"];
+const IMPURE: [&str; 7] = [
+    "tokio::",
+    "std::fs",
+    "std::net::Tcp",
+    "async fn",
+    "Instant::now",
+    "SystemTime::now",
+    "rand::",
+];
 
 /// What a crate may be made of.
 const ARROWS: [(&str, &[&str]); 5] = [
@@ -25,7 +41,10 @@ const ARROWS: [(&str, &[&str]); 5] = [
     ("egress", &["contract"]),
     ("gateway", &["contract", "proto"]),
     ("control-plane", &["contract", "egress", "gateway", "proto"]),
-    ("delivery-agent", &["contract", "egress", "gateway", "proto"]),
+    (
+        "delivery-agent",
+        &["contract", "egress", "gateway", "proto"],
+    ),
 ];
 
 #[test]
@@ -42,9 +61,17 @@ fn decisions_are_pure() {
 #[test]
 fn files_say_what_they_own_and_stay_short() {
     for (path, text) in production() {
-        assert!(text.starts_with("//!"), "{} does not open with //!", path.display());
+        assert!(
+            text.starts_with("//!"),
+            "{} does not open with //!",
+            path.display()
+        );
         let n_lines = text.lines().count();
-        assert!(n_lines <= MAX_LINES, "{} has {n_lines} production lines", path.display());
+        assert!(
+            n_lines <= MAX_LINES,
+            "{} has {n_lines} production lines",
+            path.display()
+        );
     }
 }
 
@@ -54,9 +81,15 @@ fn arrows_point_one_way() {
         let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap();
         let dependencies = dependencies.split("[dev-dependencies]").next().unwrap();
-        for line in dependencies.lines().filter_map(|it| it.strip_prefix("hookfleet-")) {
+        for line in dependencies
+            .lines()
+            .filter_map(|it| it.strip_prefix("hookfleet-"))
+        {
             let dependency = line.split(['.', ' ']).next().unwrap();
-            assert!(allowed.contains(&dependency), "{name} must not depend on {dependency}");
+            assert!(
+                allowed.contains(&dependency),
+                "{name} must not depend on {dependency}"
+            );
         }
     }
 }
@@ -64,10 +97,15 @@ fn arrows_point_one_way() {
 #[test]
 fn only_the_wire_names_grpc_statuses() {
     for (path, text) in production() {
-        let is_wire = path.starts_with(root().join("gateway")) || path.components().any(|it| it.as_os_str() == "api");
+        let is_wire = path.starts_with(root().join("gateway"))
+            || path.components().any(|it| it.as_os_str() == "api");
         let is_command = path.starts_with(root().join("src"));
         if !is_wire && !is_command {
-            assert!(!text.contains("tonic::Status"), "{} names tonic::Status", path.display());
+            assert!(
+                !text.contains("tonic::Status"),
+                "{} names tonic::Status",
+                path.display()
+            );
         }
     }
 }
@@ -87,7 +125,11 @@ fn only_egress_connects_outward() {
 fn only_the_control_plane_talks_to_etcd() {
     for (path, text) in production() {
         if !path.starts_with(root().join("control-plane")) {
-            assert!(!text.contains("etcd_client"), "{} mentions etcd_client", path.display());
+            assert!(
+                !text.contains("etcd_client"),
+                "{} mentions etcd_client",
+                path.display()
+            );
         }
     }
 }
@@ -119,7 +161,9 @@ fn visit(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && name != "tests" && name != "target" {
             visit(&path, found);
-        } else if name.ends_with(".rs") && !["tests.rs", "suite.rs", "test_support.rs"].contains(&name.as_str()) {
+        } else if name.ends_with(".rs")
+            && !["tests.rs", "suite.rs", "test_support.rs"].contains(&name.as_str())
+        {
             let text = fs::read_to_string(&path).unwrap();
             let production = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
             found.push((path, production.to_owned()));

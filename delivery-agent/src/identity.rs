@@ -43,7 +43,11 @@ impl Identity {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn load_or_create(dir: &Path, agent_id: Option<AgentId>, random: u128) -> Result<Self, Error> {
+    pub fn load_or_create(
+        dir: &Path,
+        agent_id: Option<AgentId>,
+        random: u128,
+    ) -> Result<Self, Error> {
         fs::create_dir_all(dir)?;
         let path = dir.join(FILE);
         match fs::read_to_string(&path) {
@@ -80,7 +84,11 @@ impl Identity {
 
     fn write(&self, dir: &Path, path: &Path) -> io::Result<()> {
         let new = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&new)?;
         writeln!(file, "{} {:032x}", self.agent_id, self.journal_id)?;
         file.sync_all()?;
         fs::rename(&new, path)?;

@@ -10,7 +10,10 @@ use clap::Args;
 use hookfleet_contract::format::json;
 use hookfleet_proto::{
     cloudevents::{CloudEvent, CloudEventAttributeValue, cloud_event, cloud_event_attribute_value},
-    v1::{PublishRequest, PublishResponse, publish_result, publisher_service_client::PublisherServiceClient},
+    v1::{
+        PublishRequest, PublishResponse, publish_result,
+        publisher_service_client::PublisherServiceClient,
+    },
 };
 
 use crate::{
@@ -80,10 +83,11 @@ impl Arguments {
             )),
         };
         Ok(CloudEvent {
-            id: self
-                .id
-                .clone()
-                .unwrap_or_else(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()),
+            id: self.id.clone().unwrap_or_else(|| {
+                uuid::Builder::from_random_bytes(rand::random())
+                    .into_uuid()
+                    .to_string()
+            }),
             source: self.source.clone(),
             spec_version: "1.0".to_owned(),
             r#type: self.event_type.clone().unwrap_or_default(),
@@ -98,8 +102,8 @@ pub(crate) fn read(file: &PathBuf) -> anyhow::Result<Vec<CloudEvent>> {
     let lines: Box<dyn BufRead> = if file.as_os_str() == "-" {
         Box::new(BufReader::new(stdin()))
     } else {
-        let file = std::fs::File::open(file)
-            .with_context(|| format!("cannot open {}", file.display()))?;
+        let file =
+            std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
         Box::new(BufReader::new(file))
     };
     parse(lines)
@@ -118,22 +122,43 @@ pub(crate) fn parse(lines: impl BufRead) -> anyhow::Result<Vec<CloudEvent>> {
     Ok(events)
 }
 
-fn print(output: Output, events: &[CloudEvent], response: &PublishResponse) -> anyhow::Result<usize> {
+fn print(
+    output: Output,
+    events: &[CloudEvent],
+    response: &PublishResponse,
+) -> anyhow::Result<usize> {
     let refused = |it: &publish_result::Result| matches!(it, publish_result::Result::Error(_));
     let results = || response.results.iter().filter_map(|it| it.result.as_ref());
     match output {
         Output::Table => output::table(
             &["ID", "EVENT", "DELIVERIES", "RESULT"],
-            events.iter().zip(results()).map(|(event, result)| match result {
-                publish_result::Result::Receipt(it) => {
-                    let result = if it.duplicate { "duplicate" } else { "accepted" };
-                    let n_deliveries = it.delivery_count.to_string();
-                    vec![event.id.clone(), it.event.clone(), n_deliveries, result.to_owned()]
-                }
-                publish_result::Result::Error(it) => {
-                    vec![event.id.clone(), String::new(), String::new(), it.message.clone()]
-                }
-            }),
+            events
+                .iter()
+                .zip(results())
+                .map(|(event, result)| match result {
+                    publish_result::Result::Receipt(it) => {
+                        let result = if it.duplicate {
+                            "duplicate"
+                        } else {
+                            "accepted"
+                        };
+                        let n_deliveries = it.delivery_count.to_string();
+                        vec![
+                            event.id.clone(),
+                            it.event.clone(),
+                            n_deliveries,
+                            result.to_owned(),
+                        ]
+                    }
+                    publish_result::Result::Error(it) => {
+                        vec![
+                            event.id.clone(),
+                            String::new(),
+                            String::new(),
+                            it.message.clone(),
+                        ]
+                    }
+                }),
         ),
         Output::Json => output::json("hookfleet.v1.PublishResponse", response)?,
     }

@@ -35,6 +35,9 @@ impl Arguments {
         if self.common.print_config {
             return config::print(&config);
         }
-        process::Standalone::start(config).await?.until_signal().await
+        process::Standalone::start(config)
+            .await?
+            .until_signal()
+            .await
     }
 }

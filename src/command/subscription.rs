@@ -123,7 +123,9 @@ impl Arguments {
             }
             Verb::Get(which) => {
                 let name = which.name();
-                client.get_subscription(GetSubscriptionRequest { name }).await?
+                client
+                    .get_subscription(GetSubscriptionRequest { name })
+                    .await?
             }
             Verb::Update {
                 which,
@@ -167,7 +169,9 @@ impl Arguments {
                 client.delete_subscription(request).await?;
                 return Ok(());
             }
-            Verb::List { tenant, filter } => return list(&mut client, &tenant, filter, output).await,
+            Verb::List { tenant, filter } => {
+                return list(&mut client, &tenant, filter, output).await;
+            }
         };
         print(output, &[one.into_inner()])
     }
@@ -186,7 +190,10 @@ async fn list(
     };
     let mut found = Vec::new();
     loop {
-        let page = client.list_subscriptions(request.clone()).await?.into_inner();
+        let page = client
+            .list_subscriptions(request.clone())
+            .await?
+            .into_inner();
         found.extend(page.subscriptions);
         if page.next_page_token.is_empty() {
             return print(output, &found);
@@ -209,7 +216,10 @@ fn print(output: Output, subscriptions: &[Subscription]) -> anyhow::Result<()> {
                     ]
                 }),
             );
-            for it in subscriptions.iter().filter(|it| !it.signing_secret.is_empty()) {
+            for it in subscriptions
+                .iter()
+                .filter(|it| !it.signing_secret.is_empty())
+            {
                 output::line(format_args!(
                     "\nsigning secret, shown this once: {}",
                     it.signing_secret
@@ -227,7 +237,10 @@ fn print(output: Output, subscriptions: &[Subscription]) -> anyhow::Result<()> {
 
 impl Which {
     fn name(&self) -> String {
-        format!("tenants/{}/subscriptions/{}", self.tenant, self.subscription)
+        format!(
+            "tenants/{}/subscriptions/{}",
+            self.tenant, self.subscription
+        )
     }
 }
 

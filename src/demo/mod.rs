@@ -66,7 +66,6 @@ pub(crate) struct Arguments {}
 
 impl Arguments {
     /// Runs the demo to its end.
-    #[expect(clippy::unused_self, reason = "as every command")]
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
         let config = config::Standalone {
@@ -105,7 +104,10 @@ async fn show(channel: Channel) -> anyhow::Result<()> {
             Temper::Failing => ", which always answers 500",
         };
         let types = subscriber.event_types.join(", ");
-        output::line(format_args!("subscribed {:<11} to {types}{temper}", subscriber.name));
+        output::line(format_args!(
+            "subscribed {:<11} to {types}{temper}",
+            subscriber.name
+        ));
     }
     output::line("");
 
@@ -137,12 +139,18 @@ async fn create_tenant(channel: Channel) -> anyhow::Result<()> {
         tenant_id: "acme".to_owned(),
         ..CreateTenantRequest::default()
     };
-    TenantServiceClient::new(channel).create_tenant(request).await?;
+    TenantServiceClient::new(channel)
+        .create_tenant(request)
+        .await?;
     Ok(())
 }
 
 /// Subscribes, waits until the subscription is in force, and returns its secret.
-async fn subscribe(channel: Channel, subscriber: &Subscriber, url: String) -> anyhow::Result<Secret> {
+async fn subscribe(
+    channel: Channel,
+    subscriber: &Subscriber,
+    url: String,
+) -> anyhow::Result<Secret> {
     let seconds = |seconds| prost_types::Duration { seconds, nanos: 0 };
     let schedule = retry_policy::Schedule::Delays(retry_policy::Delays {
         delays: RETRY_SECONDS.map(seconds).to_vec(),
@@ -151,7 +159,11 @@ async fn subscribe(channel: Channel, subscriber: &Subscriber, url: String) -> an
         parent: TENANT.to_owned(),
         subscription: Some(Subscription {
             callback_url: url,
-            event_types: subscriber.event_types.iter().map(|it| (*it).to_owned()).collect(),
+            event_types: subscriber
+                .event_types
+                .iter()
+                .map(|it| (*it).to_owned())
+                .collect(),
             retry_policy: Some(RetryPolicy {
                 schedule: Some(schedule),
                 ..RetryPolicy::default()
@@ -165,13 +177,18 @@ async fn subscribe(channel: Channel, subscriber: &Subscriber, url: String) -> an
     let created = client.create_subscription(request).await?.into_inner();
     loop {
         let name = created.name.clone();
-        let now = client.get_subscription(GetSubscriptionRequest { name }).await?;
+        let now = client
+            .get_subscription(GetSubscriptionRequest { name })
+            .await?;
         if now.into_inner().state() == subscription::State::Active {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    created.signing_secret.parse().context("the secret is not one")
+    created
+        .signing_secret
+        .parse()
+        .context("the secret is not one")
 }
 
 async fn publish_all(channel: Channel) -> anyhow::Result<(usize, usize)> {
@@ -181,7 +198,9 @@ async fn publish_all(channel: Channel) -> anyhow::Result<(usize, usize)> {
         parent: TENANT.to_owned(),
         events,
     };
-    let response = PublisherServiceClient::new(channel).publish(request).await?;
+    let response = PublisherServiceClient::new(channel)
+        .publish(request)
+        .await?;
     let mut n_deliveries = 0;
     for result in response.into_inner().results {
         match result.result {
@@ -207,7 +226,9 @@ async fn deliveries(channel: Channel, filter: &str) -> anyhow::Result<Vec<Delive
         filter: filter.to_owned(),
         ..ListDeliveriesRequest::default()
     };
-    let response = DeliveryServiceClient::new(channel).list_deliveries(request).await?;
+    let response = DeliveryServiceClient::new(channel)
+        .list_deliveries(request)
+        .await?;
     Ok(response.into_inner().deliveries)
 }
 
@@ -257,7 +278,9 @@ impl Summary {
             &["SUBSCRIPTION", "SUCCEEDED", "DEAD LETTERS", "PENDING"],
             by_subscription.iter().map(|(subscription, counts)| {
                 let counts = counts.iter().map(ToString::to_string);
-                std::iter::once((*subscription).to_owned()).chain(counts).collect()
+                std::iter::once((*subscription).to_owned())
+                    .chain(counts)
+                    .collect()
             }),
         );
         output::line(format_args!(

@@ -65,7 +65,8 @@ impl Receivers {
         let router = Router::new()
             .route("/{receiver}", post(receive))
             .with_state(receivers.clone());
-        let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
+        let serve =
+            axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
         tokio::spawn(async move { serve.await });
         Ok((receivers, address))
     }
@@ -94,16 +95,20 @@ async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> StatusCode {
-    let Some((temper, is_signed)) = receivers
-        .lock()
-        .get(&receiver)
-        .map(|(temper, secret)| (*temper, secret.as_ref().is_some_and(|it| verify(it, &headers, &body))))
-    else {
+    let Some((temper, is_signed)) = receivers.lock().get(&receiver).map(|(temper, secret)| {
+        (
+            *temper,
+            secret
+                .as_ref()
+                .is_some_and(|it| verify(it, &headers, &body)),
+        )
+    }) else {
         return StatusCode::NOT_FOUND;
     };
     let attempt = text(&headers, "hookfleet-attempt").parse().unwrap_or(0);
     let id = text(&headers, "webhook-id");
-    let is_moody = temper == Temper::Moody && attempt == 1 && id.bytes().map(u32::from).sum::<u32>() % 3 == 0;
+    let is_moody =
+        temper == Temper::Moody && attempt == 1 && id.bytes().map(u32::from).sum::<u32>() % 3 == 0;
     let status = match temper {
         _ if !is_signed => StatusCode::UNAUTHORIZED,
         Temper::Failing => StatusCode::INTERNAL_SERVER_ERROR,
@@ -126,12 +131,18 @@ async fn receive(
 
 /// What any receiver does: recompute the signature over id, timestamp and body, and compare.
 fn verify(secret: &Secret, headers: &HeaderMap, body: &[u8]) -> bool {
-    let (id, timestamp) = (text(headers, "webhook-id"), text(headers, "webhook-timestamp"));
+    let (id, timestamp) = (
+        text(headers, "webhook-id"),
+        text(headers, "webhook-timestamp"),
+    );
     text(headers, "webhook-signature")
         .split(' ')
         .any(|entry| secret.verify(entry, id, timestamp, body))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or("")
+    headers
+        .get(name)
+        .and_then(|it| it.to_str().ok())
+        .unwrap_or("")
 }

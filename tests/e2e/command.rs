@@ -18,22 +18,64 @@ async fn verbs_do_what_they_say_and_json_is_for_scripts() {
     let created = run(&server, &["tenant", "create", "acme"]);
     assert!(created.contains("tenants/acme"), "{created}");
     let url = receiver.url("hook");
-    let created = run(&server, &["subscription", "create", "acme", &url, "orders", "--id", "hook"]);
+    let created = run(
+        &server,
+        &[
+            "subscription",
+            "create",
+            "acme",
+            &url,
+            "orders",
+            "--id",
+            "hook",
+        ],
+    );
     assert!(created.contains("whsec_"), "{created}");
-    let listed = run(&server, &["subscription", "list", "acme", "--output", "json"]);
+    let listed = run(
+        &server,
+        &["subscription", "list", "acme", "--output", "json"],
+    );
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed["name"], "tenants/acme/subscriptions/hook");
-    assert!(listed.get("signingSecret").is_none(), "secrets are shown once");
+    assert!(
+        listed.get("signingSecret").is_none(),
+        "secrets are shown once"
+    );
 
     eventually("the subscription is in force", PATIENCE, || async {
         let got = run(&server, &["subscription", "get", "acme", "hook"]);
-        if got.contains("ACTIVE") { Ok(()) } else { Err(got) }
+        if got.contains("ACTIVE") {
+            Ok(())
+        } else {
+            Err(got)
+        }
     })
     .await;
-    let published = run(&server, &["publish", "acme", "orders.created", r#"{"a":1}"#, "--id", "e1"]);
+    let published = run(
+        &server,
+        &[
+            "publish",
+            "acme",
+            "orders.created",
+            r#"{"a":1}"#,
+            "--id",
+            "e1",
+        ],
+    );
     assert!(published.contains("accepted"), "{published}");
     let delivery = eventually("the delivery", PATIENCE, || async {
-        let listed = run(&server, &["deliveries", "list", "acme", "-o", "json", "--filter", "state = SUCCEEDED"]);
+        let listed = run(
+            &server,
+            &[
+                "deliveries",
+                "list",
+                "acme",
+                "-o",
+                "json",
+                "--filter",
+                "state = SUCCEEDED",
+            ],
+        );
         serde_json::from_str::<serde_json::Value>(&listed).map_err(|_| listed)
     })
     .await;
@@ -44,7 +86,11 @@ async fn verbs_do_what_they_say_and_json_is_for_scripts() {
     assert!(again.contains("PENDING"), "{again}");
     eventually("two callbacks", PATIENCE, || async {
         let n_received = receiver.received_at("hook").len();
-        if n_received == 2 { Ok(()) } else { Err(n_received) }
+        if n_received == 2 {
+            Ok(())
+        } else {
+            Err(n_received)
+        }
     })
     .await;
     run(&server, &["subscription", "suspend", "acme", "hook"]);
@@ -59,10 +105,17 @@ async fn a_refusal_names_every_field_and_exits_with_1() {
     let dir = tempfile::tempdir().unwrap();
     let server = standalone(dir.path());
     run(&server, &["tenant", "create", "acme"]);
-    let refused = output(&server, &["subscription", "create", "acme", "ftp://x", "a..b"]);
+    let refused = output(
+        &server,
+        &["subscription", "create", "acme", "ftp://x", "a..b"],
+    );
     assert_eq!(refused.status.code(), Some(1));
     let text = String::from_utf8(refused.stderr).unwrap();
-    for field in ["subscription.callback_url", "subscription.event_types[0]", "INVALID_REQUEST"] {
+    for field in [
+        "subscription.callback_url",
+        "subscription.event_types[0]",
+        "INVALID_REQUEST",
+    ] {
         assert!(text.contains(field), "{field} is missing in {text}");
     }
 }
@@ -78,7 +131,10 @@ fn the_demo_runs_to_its_end() {
 
 #[test]
 fn a_standalone_server_is_not_for_others() {
-    let output = hookfleet().args(["standalone", "--listen", "0.0.0.0:0"]).output().unwrap();
+    let output = hookfleet()
+        .args(["standalone", "--listen", "0.0.0.0:0"])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("must be on loopback"), "{text}");
@@ -93,5 +149,9 @@ fn run(server: &Process, arguments: &[&str]) -> String {
 
 fn output(server: &Process, arguments: &[&str]) -> Output {
     let url = format!("http://{}", server.address);
-    hookfleet().args(arguments).args(["--server", &url]).output().unwrap()
+    hookfleet()
+        .args(arguments)
+        .args(["--server", &url])
+        .output()
+        .unwrap()
 }

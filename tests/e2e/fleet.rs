@@ -25,13 +25,23 @@ async fn an_agent_delivers_and_restarts_while_the_control_plane_and_etcd_are_awa
     let plane_address = plane.address;
     let data_dir = dir.path().join("agent");
     let worker = agent(&data_dir, plane_address, "127.0.0.1:0");
-    let (admin, data, address) = (plane.channel(), worker.channel(), worker.address.to_string());
+    let (admin, data, address) = (
+        plane.channel(),
+        worker.channel(),
+        worker.address.to_string(),
+    );
     let receiver = Receiver::start().await;
     create_tenant(&admin, "acme").await;
-    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook"))).await.unwrap();
+    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook")))
+        .await
+        .unwrap();
     eventually("the subscription is in force", PATIENCE, || async {
         let state = subscription_state(&admin, &created.name).await?;
-        if state == subscription::State::Active { Ok(()) } else { Err(format!("{state:?}")) }
+        if state == subscription::State::Active {
+            Ok(())
+        } else {
+            Err(format!("{state:?}"))
+        }
     })
     .await;
     publish_one(&data, "acme", event("1", "orders.created", "{}")).await;
@@ -41,7 +51,11 @@ async fn an_agent_delivers_and_restarts_while_the_control_plane_and_etcd_are_awa
     let data = worker.channel();
     eventually("the agent is back", PATIENCE, || async {
         let state = subscription_state(&admin, &created.name).await?;
-        if state == subscription::State::Active { Ok(()) } else { Err(format!("{state:?}")) }
+        if state == subscription::State::Active {
+            Ok(())
+        } else {
+            Err(format!("{state:?}"))
+        }
     })
     .await;
 
@@ -54,7 +68,9 @@ async fn an_agent_delivers_and_restarts_while_the_control_plane_and_etcd_are_awa
     // It waits a few seconds for the control plane before it goes by its snapshot.
     eventually("events are accepted by the snapshot", PATIENCE, || async {
         let events = vec![event("3", "orders.created", "{}")];
-        crate::harness::api::publish(&data, "acme", events).await.map_err(|status| status.to_string())
+        crate::harness::api::publish(&data, "acme", events)
+            .await
+            .map_err(|status| status.to_string())
     })
     .await;
     eventually("three callbacks", PATIENCE, || async {
@@ -80,30 +96,53 @@ async fn the_fleet_shows_its_agents_and_forwards_questions_about_deliveries() {
         let mut fleet = fleet.clone();
         async move {
             let agents = fleet.list_agents(ListAgentsRequest::default()).await;
-            let agents = agents.map_err(|status| status.to_string())?.into_inner().agents;
-            let is_live = agents.len() == 1 && agents[0].state() == State::Live && agents[0].slot_count == 1024;
-            if is_live { Ok(agents) } else { Err(format!("{agents:?}")) }
+            let agents = agents
+                .map_err(|status| status.to_string())?
+                .into_inner()
+                .agents;
+            let is_live = agents.len() == 1
+                && agents[0].state() == State::Live
+                && agents[0].slot_count == 1024;
+            if is_live {
+                Ok(agents)
+            } else {
+                Err(format!("{agents:?}"))
+            }
         }
     })
     .await;
     assert_eq!(found[0].address, format!("http://{}", worker.address));
-    let placement = fleet.get_placement(GetPlacementRequest {}).await.unwrap().into_inner();
+    let placement = fleet
+        .get_placement(GetPlacementRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(placement.slot_count, 1024);
     assert_eq!(placement.ranges.len(), 1);
     assert!(placement.ranges[0].epoch >= 1);
 
     let receiver = Receiver::start().await;
     create_tenant(&admin, "acme").await;
-    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook"))).await.unwrap();
+    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook")))
+        .await
+        .unwrap();
     eventually("the subscription is in force", PATIENCE, || async {
         let state = subscription_state(&admin, &created.name).await?;
-        if state == subscription::State::Active { Ok(()) } else { Err(format!("{state:?}")) }
+        if state == subscription::State::Active {
+            Ok(())
+        } else {
+            Err(format!("{state:?}"))
+        }
     })
     .await;
     publish_one(&data, "acme", event("1", "orders.created", "{}")).await;
-    eventually("the delivery, asked of the control plane", PATIENCE, || async {
-        let found = deliveries(&admin, "acme", "state = SUCCEEDED").await;
-        if found.len() == 1 { Ok(()) } else { Err(found) }
-    })
+    eventually(
+        "the delivery, asked of the control plane",
+        PATIENCE,
+        || async {
+            let found = deliveries(&admin, "acme", "state = SUCCEEDED").await;
+            if found.len() == 1 { Ok(()) } else { Err(found) }
+        },
+    )
     .await;
 }

@@ -42,28 +42,50 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() {
     let etcd_url = etcd.endpoint().to_owned();
     let mut plane = Some(control_plane(dir.path(), &etcd_url, "127.0.0.1:0"));
     let plane_address = plane.as_ref().unwrap().address;
-    let mut worker = Some(agent(&dir.path().join("agent"), plane_address, "127.0.0.1:0"));
-    let (admin, data) = (plane.as_ref().unwrap().channel(), worker.as_ref().unwrap().channel());
+    let mut worker = Some(agent(
+        &dir.path().join("agent"),
+        plane_address,
+        "127.0.0.1:0",
+    ));
+    let (admin, data) = (
+        plane.as_ref().unwrap().channel(),
+        worker.as_ref().unwrap().channel(),
+    );
     let worker_address = worker.as_ref().unwrap().address;
 
     let receiver = Receiver::start().await;
     let secrets = subscribe_all(&admin, &receiver).await;
     let ledger = Ledger::default();
-    let publishers = (0..PUBLISHERS).map(|number| tokio::spawn(run_publisher(number, data.clone(), ledger.clone())));
+    let publishers = (0..PUBLISHERS)
+        .map(|number| tokio::spawn(run_publisher(number, data.clone(), ledger.clone())));
     let publishers: Vec<_> = publishers.collect();
 
     let (mut n_agent_kills, mut n_plane_kills) = (0, 0);
     while n_agent_kills < KILL_AGENT_AT.len() || n_plane_kills < KILL_CONTROL_PLANE_AT.len() {
         let n_acked = ledger.n_acked.load(Ordering::Relaxed);
-        if KILL_AGENT_AT.get(n_agent_kills).is_some_and(|at| n_acked >= *at) {
+        if KILL_AGENT_AT
+            .get(n_agent_kills)
+            .is_some_and(|at| n_acked >= *at)
+        {
             n_agent_kills += 1;
             worker.take().unwrap().kill();
-            worker = Some(agent(&dir.path().join("agent"), plane_address, &worker_address.to_string()));
+            worker = Some(agent(
+                &dir.path().join("agent"),
+                plane_address,
+                &worker_address.to_string(),
+            ));
         }
-        if KILL_CONTROL_PLANE_AT.get(n_plane_kills).is_some_and(|at| n_acked >= *at) {
+        if KILL_CONTROL_PLANE_AT
+            .get(n_plane_kills)
+            .is_some_and(|at| n_acked >= *at)
+        {
             n_plane_kills += 1;
             plane.take().unwrap().kill();
-            plane = Some(control_plane(dir.path(), &etcd_url, &plane_address.to_string()));
+            plane = Some(control_plane(
+                dir.path(),
+                &etcd_url,
+                &plane_address.to_string(),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -97,7 +119,11 @@ async fn subscribe_all(admin: &Channel, receiver: &Receiver) -> BTreeMap<String,
                     (status.try_into().unwrap(), Vec::new(), Duration::ZERO)
                 }),
                 "slow" => receiver.answer_with(&path, |_, _| {
-                    (200_u16.try_into().unwrap(), Vec::new(), Duration::from_millis(20))
+                    (
+                        200_u16.try_into().unwrap(),
+                        Vec::new(),
+                        Duration::from_millis(20),
+                    )
                 }),
                 _ => {}
             }
@@ -105,7 +131,11 @@ async fn subscribe_all(admin: &Channel, receiver: &Receiver) -> BTreeMap<String,
             secrets.insert(path, created.signing_secret);
             eventually("the subscription is in force", PATIENCE, || async {
                 let state = subscription_state(admin, &created.name).await?;
-                if state == subscription::State::Active { Ok(()) } else { Err(format!("{state:?}")) }
+                if state == subscription::State::Active {
+                    Ok(())
+                } else {
+                    Err(format!("{state:?}"))
+                }
             })
             .await;
         }
@@ -125,7 +155,12 @@ async fn run_publisher(number: usize, data: Channel, ledger: Ledger) {
     let tenant = TENANTS[number % TENANTS.len()];
     for first in (0..EVENTS_EACH).step_by(BATCH) {
         let numbered = |index: usize| format!("{number}-{index}");
-        let body = |index: usize| format!(r#"{{"number":"{number}-{index}","text":"{}"}}"#, "é".repeat(200));
+        let body = |index: usize| {
+            format!(
+                r#"{{"number":"{number}-{index}","text":"{}"}}"#,
+                "é".repeat(200)
+            )
+        };
         let events: Vec<_> = (first..first + BATCH)
             .map(|index| event(&numbered(index), "orders.created", &body(index)))
             .collect();
@@ -157,14 +192,29 @@ async fn settle(data: &Channel, ledger: &Ledger) -> Vec<Delivery> {
         for tenant in TENANTS {
             all.extend(deliveries(data, tenant, "").await);
         }
-        let n_pending = all.iter().filter(|it| it.state() == delivery::State::Pending).count();
-        let state = format!("{} known, {n_pending} pending, {n_expected} expected", all.len());
-        if n_pending == 0 && all.len() >= n_expected { Ok(all) } else { Err(state) }
+        let n_pending = all
+            .iter()
+            .filter(|it| it.state() == delivery::State::Pending)
+            .count();
+        let state = format!(
+            "{} known, {n_pending} pending, {n_expected} expected",
+            all.len()
+        );
+        if n_pending == 0 && all.len() >= n_expected {
+            Ok(all)
+        } else {
+            Err(state)
+        }
     })
     .await
 }
 
-fn check(ledger: &Ledger, receiver: &Receiver, secrets: &BTreeMap<String, String>, settled: &[Delivery]) {
+fn check(
+    ledger: &Ledger,
+    receiver: &Receiver,
+    secrets: &BTreeMap<String, String>,
+    settled: &[Delivery],
+) {
     let acked = ledger.acked.lock().unwrap();
     assert_eq!(acked.len(), PUBLISHERS * EVENTS_EACH);
     let mut expected: BTreeSet<Pair> = BTreeSet::new();
@@ -176,35 +226,73 @@ fn check(ledger: &Ledger, receiver: &Receiver, secrets: &BTreeMap<String, String
     let received = receiver.received();
     let mut counts: BTreeMap<Pair, usize> = BTreeMap::new();
     for it in received.iter().filter(|it| it.status.is_success()) {
-        *counts.entry((it.path.clone(), it.header("webhook-id").to_owned())).or_default() += 1;
+        *counts
+            .entry((it.path.clone(), it.header("webhook-id").to_owned()))
+            .or_default() += 1;
     }
     let dead: BTreeSet<Pair> = settled
         .iter()
         .filter(|it| it.state() == delivery::State::DeadLettered)
         .map(|it| {
             let parts: Vec<&str> = it.name.split('/').collect();
-            (format!("{}-{}", parts[1], parts[3]), it.event.rsplit('/').next().unwrap().to_owned())
+            (
+                format!("{}-{}", parts[1], parts[3]),
+                it.event.rsplit('/').next().unwrap().to_owned(),
+            )
         })
         .collect();
-    let lost: Vec<&Pair> = expected.iter().filter(|it| !counts.contains_key(it) && !dead.contains(it)).collect();
-    assert!(lost.is_empty(), "{} lost, such as {:?}", lost.len(), lost.first());
-    let invented: Vec<&Pair> = counts.keys().chain(&dead).filter(|it| !expected.contains(*it)).collect();
-    assert!(invented.is_empty(), "{} invented, such as {:?}", invented.len(), invented.first());
-    assert!(dead.iter().all(|(path, _)| path.ends_with("-dead")), "only the dead receiver has dead letters");
+    let lost: Vec<&Pair> = expected
+        .iter()
+        .filter(|it| !counts.contains_key(it) && !dead.contains(it))
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "{} lost, such as {:?}",
+        lost.len(),
+        lost.first()
+    );
+    let invented: Vec<&Pair> = counts
+        .keys()
+        .chain(&dead)
+        .filter(|it| !expected.contains(*it))
+        .collect();
+    assert!(
+        invented.is_empty(),
+        "{} invented, such as {:?}",
+        invented.len(),
+        invented.first()
+    );
+    assert!(
+        dead.iter().all(|(path, _)| path.ends_with("-dead")),
+        "only the dead receiver has dead letters"
+    );
 
     // Only what was in flight or unsynced at a kill is received twice.
     let n_extra: usize = counts.values().map(|count| count - 1).sum();
     let bound = KILL_AGENT_AT.len() * 2 * 1024;
-    assert!(n_extra <= bound, "{n_extra} duplicates, at most {bound} are excused");
-    eprintln!("{} deliveries, {} requests, {n_extra} duplicates after {} kills", expected.len(), received.len(), KILL_AGENT_AT.len());
+    assert!(
+        n_extra <= bound,
+        "{n_extra} duplicates, at most {bound} are excused"
+    );
+    eprintln!(
+        "{} deliveries, {} requests, {n_extra} duplicates after {} kills",
+        expected.len(),
+        received.len(),
+        KILL_AGENT_AT.len()
+    );
 
     for it in &received {
         let tenant = it.path.split('-').next().unwrap().to_owned();
         let data = &acked[&(tenant, it.header("webhook-id").to_owned())];
         let body = std::str::from_utf8(&it.body).unwrap();
-        assert!(body.contains(data), "the data is passed on byte for byte: {body}");
+        assert!(
+            body.contains(data),
+            "the data is passed on byte for byte: {body}"
+        );
     }
-    let signed: Vec<(String, Received)> =
-        received.into_iter().map(|it| (secrets[&it.path].clone(), it)).collect();
+    let signed: Vec<(String, Received)> = received
+        .into_iter()
+        .map(|it| (secrets[&it.path].clone(), it))
+        .collect();
     verifier::verify(&signed);
 }

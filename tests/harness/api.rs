@@ -1,12 +1,14 @@
 //! Short forms of the calls that most tests make.
 
 use hookfleet_proto::{
-    cloudevents::{CloudEvent, CloudEventAttributeValue, cloud_event, cloud_event_attribute_value::Attr},
+    cloudevents::{
+        CloudEvent, CloudEventAttributeValue, cloud_event, cloud_event_attribute_value::Attr,
+    },
     v1::{
-        CreateSubscriptionRequest, CreateTenantRequest, Delivery, GetSubscriptionRequest, ListDeliveriesRequest,
-        PublishRequest, Receipt, RetryPolicy, Subscription, Tenant,
-        delivery_service_client::DeliveryServiceClient, publish_result, retry_policy, subscription,
-        publisher_service_client::PublisherServiceClient,
+        CreateSubscriptionRequest, CreateTenantRequest, Delivery, GetSubscriptionRequest,
+        ListDeliveriesRequest, PublishRequest, Receipt, RetryPolicy, Subscription, Tenant,
+        delivery_service_client::DeliveryServiceClient, publish_result,
+        publisher_service_client::PublisherServiceClient, retry_policy, subscription,
         subscription_service_client::SubscriptionServiceClient,
         tenant_service_client::TenantServiceClient,
     },
@@ -20,7 +22,9 @@ pub async fn create_tenant(channel: &Channel, id: &str) -> Tenant {
         tenant_id: id.to_owned(),
         ..CreateTenantRequest::default()
     };
-    let created = TenantServiceClient::new(channel.clone()).create_tenant(request).await;
+    let created = TenantServiceClient::new(channel.clone())
+        .create_tenant(request)
+        .await;
     created.expect("the tenant is created").into_inner()
 }
 
@@ -38,14 +42,25 @@ pub async fn subscribe(
         ..CreateSubscriptionRequest::default()
     };
     let mut client = SubscriptionServiceClient::new(channel.clone());
-    client.create_subscription(request).await.map(tonic::Response::into_inner)
+    client
+        .create_subscription(request)
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 /// The state of a subscription, or why it cannot be told.
-pub async fn subscription_state(channel: &Channel, name: &str) -> Result<subscription::State, String> {
-    let request = GetSubscriptionRequest { name: name.to_owned() };
+pub async fn subscription_state(
+    channel: &Channel,
+    name: &str,
+) -> Result<subscription::State, String> {
+    let request = GetSubscriptionRequest {
+        name: name.to_owned(),
+    };
     let mut client = SubscriptionServiceClient::new(channel.clone());
-    let found = client.get_subscription(request).await.map_err(|status| status.to_string())?;
+    let found = client
+        .get_subscription(request)
+        .await
+        .map_err(|status| status.to_string())?;
     Ok(found.into_inner().state())
 }
 
@@ -60,7 +75,9 @@ pub fn to(callback_url: String) -> Subscription {
 
 /// Retries after these many seconds.
 pub fn retries(seconds: &[i64]) -> Option<RetryPolicy> {
-    let delays = seconds.iter().map(|&seconds| prost_types::Duration { seconds, nanos: 0 });
+    let delays = seconds
+        .iter()
+        .map(|&seconds| prost_types::Duration { seconds, nanos: 0 });
     Some(RetryPolicy {
         schedule: Some(retry_policy::Schedule::Delays(retry_policy::Delays {
             delays: delays.collect(),
@@ -96,12 +113,18 @@ pub async fn publish(
     };
     let mut client = PublisherServiceClient::new(channel.clone());
     let response = client.publish(request).await?.into_inner();
-    Ok(response.results.into_iter().filter_map(|it| it.result).collect())
+    Ok(response
+        .results
+        .into_iter()
+        .filter_map(|it| it.result)
+        .collect())
 }
 
 /// Publishes one event that must be accepted.
 pub async fn publish_one(channel: &Channel, tenant: &str, event: CloudEvent) -> Receipt {
-    let mut results = publish(channel, tenant, vec![event]).await.expect("published");
+    let mut results = publish(channel, tenant, vec![event])
+        .await
+        .expect("published");
     match results.pop() {
         Some(publish_result::Result::Receipt(receipt)) => receipt,
         other => panic!("not accepted: {other:?}"),
@@ -119,7 +142,11 @@ pub async fn deliveries(channel: &Channel, tenant: &str, filter: &str) -> Vec<De
     };
     let mut found = Vec::new();
     loop {
-        let page = client.list_deliveries(request.clone()).await.expect("listed").into_inner();
+        let page = client
+            .list_deliveries(request.clone())
+            .await
+            .expect("listed")
+            .into_inner();
         found.extend(page.deliveries);
         if page.next_page_token.is_empty() {
             return found;

@@ -72,9 +72,12 @@ impl Process {
                 }
             }
         });
-        let address = address
-            .recv_timeout(PATIENCE)
-            .unwrap_or_else(|_| panic!("{command:?} does not listen; it ended: {:?}", child.try_wait()));
+        let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            panic!(
+                "{command:?} does not listen; it ended: {:?}",
+                child.try_wait()
+            )
+        });
         Self { child, address }
     }
 
@@ -98,7 +101,10 @@ impl Process {
         kill(pid, Signal::SIGTERM).expect("the process can be signalled");
         // Receivers of this test may have to answer before it ends.
         let waiting = tokio::task::spawn_blocking(move || self.child.wait());
-        waiting.await.expect("no panic").expect("the process has ended")
+        waiting
+            .await
+            .expect("no panic")
+            .expect("the process has ended")
     }
 }
 

@@ -29,7 +29,9 @@ pub struct Received {
 }
 
 /// How a path answers, given the number of requests it has had before.
-pub type Answer = Arc<dyn Fn(&HeaderMap, usize) -> (StatusCode, Vec<(&'static str, String)>, Duration) + Send + Sync>;
+pub type Answer = Arc<
+    dyn Fn(&HeaderMap, usize) -> (StatusCode, Vec<(&'static str, String)>, Duration) + Send + Sync,
+>;
 
 /// Receivers at paths of one address.
 #[derive(Clone)]
@@ -98,7 +100,9 @@ impl Receiver {
 impl Received {
     /// A header as text; empty if absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |it| it.to_str().expect("text"))
+        self.headers
+            .get(name)
+            .map_or("", |it| it.to_str().expect("text"))
     }
 
     /// The body as JSON.
@@ -117,24 +121,36 @@ async fn receive(
 ) -> Response {
     let (answer, n_before) = {
         let mut state = receiver.state.lock().expect("no panic");
-        let n_before = *state.counts.entry(path.clone()).and_modify(|it| *it += 1).or_default();
+        let n_before = *state
+            .counts
+            .entry(path.clone())
+            .and_modify(|it| *it += 1)
+            .or_default();
         (state.answers.get(&path).cloned(), n_before)
     };
-    let (status, extra, delay) = answer.map_or((StatusCode::NO_CONTENT, Vec::new(), Duration::ZERO), |it| {
-        it(&headers, n_before)
-    });
+    let (status, extra, delay) = answer
+        .map_or((StatusCode::NO_CONTENT, Vec::new(), Duration::ZERO), |it| {
+            it(&headers, n_before)
+        });
     // Remembered before it is answered: what the sender knows, the ledger knows.
-    receiver.state.lock().expect("no panic").received.push(Received {
-        path,
-        method,
-        headers,
-        body,
-        status,
-    });
+    receiver
+        .state
+        .lock()
+        .expect("no panic")
+        .received
+        .push(Received {
+            path,
+            method,
+            headers,
+            body,
+            status,
+        });
     tokio::time::sleep(delay).await;
     let mut response = status.into_response();
     for (name, value) in extra {
-        response.headers_mut().insert(name, value.parse().expect("a header value"));
+        response
+            .headers_mut()
+            .insert(name, value.parse().expect("a header value"));
     }
     response
 }

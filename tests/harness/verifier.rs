@@ -23,8 +23,10 @@ pub fn verify(callbacks: &[(String, Received)]) {
     for (secret, received) in callbacks {
         let header = |name: &str| received.header(name).to_owned();
         let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
-        let headers: serde_json::Map<String, serde_json::Value> =
-            names.iter().map(|it| ((*it).to_owned(), header(it).into())).collect();
+        let headers: serde_json::Map<String, serde_json::Value> = names
+            .iter()
+            .map(|it| ((*it).to_owned(), header(it).into()))
+            .collect();
         let body = STANDARD.encode(&received.body);
         let line = json!({"secret": secret, "headers": headers, "body": body});
         if writeln!(stdin, "{line}").is_err() {

@@ -1,7 +1,12 @@
-//! What the core asks of the driver. Closed enums of plain values, so that a test compares vectors
+//! What the core asks of the driver, and what it is told. Closed types of plain values, so that a test compares vectors
 //! of them and a person reads a delivery's life from a list of them.
 
-use hookfleet_contract::{id::DeliveryId, retry::Progress, time::Timestamp};
+use hookfleet_contract::{
+    id::DeliveryId,
+    response::Verdict,
+    retry::{Jitter, Progress},
+    time::Timestamp,
+};
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 
 use super::Uid;
@@ -73,4 +78,30 @@ pub enum End {
     Succeeded,
     /// Given up.
     DeadLettered(DeadLetterReason),
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Which delivery.
+    pub delivery: DeliveryId,
+    /// What it meant.
+    pub verdict: Verdict,
+    /// Whether a request may have left: an attempt that was refused beforehand is not counted.
+    pub attempted: bool,
+    /// When the event was accepted.
+    pub accept_time: Timestamp,
+    /// The event's own `expirytime`.
+    pub expiry: Option<Timestamp>,
+    /// Random numbers for the next delay.
+    pub jitter: Jitter,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Deliveries that wait, in memory and on disk.
+    pub n_waiting: u64,
+    /// Attempts in flight.
+    pub n_in_flight: u64,
 }

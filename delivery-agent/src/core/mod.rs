@@ -22,44 +22,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use hookfleet_contract::{
     id::DeliveryId,
     response::{Retry, Verdict},
-    retry::{Jitter, Next, Progress},
+    retry::{Next, Progress},
     time::Timestamp,
 };
 use hookfleet_proto::v1::DeadLetterReason;
 
-pub use command::{Attempt, Command, End};
+pub use command::{Attempt, Command, Counts, End, Finished};
 pub use queue::Settings;
 
 use queue::{LOAD_MAX, Phase, Queue, Waiting};
 
 /// A subscription's uid, which is never used again.
 pub type Uid = [u8; 16];
-
-/// What an attempt came to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
-    /// Which delivery.
-    pub delivery: DeliveryId,
-    /// What it meant.
-    pub verdict: Verdict,
-    /// Whether a request may have left: an attempt that was refused beforehand is not counted.
-    pub attempted: bool,
-    /// When the event was accepted.
-    pub accept_time: Timestamp,
-    /// The event's own `expirytime`.
-    pub expiry: Option<Timestamp>,
-    /// Random numbers for the next delay.
-    pub jitter: Jitter,
-}
-
-/// How much there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Deliveries that wait, in memory and on disk.
-    pub n_waiting: u64,
-    /// Attempts in flight.
-    pub n_in_flight: u64,
-}
 
 /// The deliveries of one agent.
 #[derive(Debug)]
@@ -396,9 +370,7 @@ impl Core {
     }
 
     fn queue(&mut self, subscription: Uid) -> &mut Queue {
-        self.queues
-            .entry(subscription)
-            .or_insert_with(Queue::new)
+        self.queues.entry(subscription).or_insert_with(Queue::new)
     }
 }
 

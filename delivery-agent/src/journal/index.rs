@@ -308,10 +308,8 @@ fn fetch(
     offset: u32,
     seq: u64,
 ) -> Result<Arc<StoredEvent>, Error> {
+    // At offset 0, which stands for a damaged event, there is no record.
     let corrupt = Error::Corrupt { seq };
-    if offset == 0 {
-        return Err(corrupt);
-    }
     let offset = u64::from(offset);
     let read = |n_bytes| -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; n_bytes];

@@ -143,7 +143,10 @@ impl Client {
                 Error::ForeignCluster(error) => {
                     tracing::error!(%error, "refused to sync");
                 }
-                error @ (Error::Transport(_) | Error::Silent(_) | Error::Protocol(_) | Error::Ended) => {
+                error @ (Error::Transport(_)
+                | Error::Silent(_)
+                | Error::Protocol(_)
+                | Error::Ended) => {
                     let cause = error.source().map(ToString::to_string);
                     tracing::warn!(%error, cause, ?pause, "sync interrupted");
                 }

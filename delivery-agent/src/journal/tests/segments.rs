@@ -1,6 +1,9 @@
 //! The life of a segment: retired when it is settled or too old, unlinked when nobody needs it.
 
-use super::*;
+use super::{
+    duplicates::{First, Recent},
+    *,
+};
 
 /// Three events fill a segment.
 fn third(number: u64) -> NewEvent {
@@ -196,4 +199,31 @@ async fn a_kill_loop_leaves_few_segments() {
         "{:?}",
         open.journal.stats()
     );
+}
+
+#[test]
+fn an_id_that_moves_to_the_disk_while_it_is_asked_for_is_a_duplicate() {
+    let home = Home::new();
+    let (window, event) = (home.config.duplicate_window, event(1));
+    let first = First {
+        seq: 1,
+        n_targets: 1,
+        accept_time: event.accept_time,
+    };
+    let ids = || [(event.webhook_id, first)].into_iter();
+    let older = Older::open(&home.database, window).unwrap();
+    let mut recent = Recent::new(window, ids());
+    let generation = older.generation();
+    let asked = Asked {
+        first: older.first(&event).unwrap(),
+        event: event.clone(),
+    };
+    assert_eq!(asked.first, None, "it is in memory");
+    older
+        .keep(&home.database, ids(), event.accept_time)
+        .unwrap();
+    older.bump_generation();
+    recent.forget(vec![(event.webhook_id, 1)]);
+    let found = recent.first(&asked, generation, &older).unwrap();
+    assert_eq!(found, Some(first));
 }
