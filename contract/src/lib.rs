@@ -4,7 +4,7 @@
 //! - [`time`], [`name`], [`id`], [`slot`], [`violation`]: the words everything else is said in.
 //! - [`event`], [`pattern`]: what may be published, and who wants it.
 //! - [`subscription`], [`target`], [`header`]: what may be subscribed.
-//! - [`format`], [`signature`], [`request`]: the request.
+//! - [`mod@format`], [`signature`], [`request`]: the request.
 //! - [`response`], [`retry`]: what the answer means, and when the next attempt is due.
 //! - [`seal`]: how secrets are kept.
 

@@ -121,7 +121,7 @@ impl Caller {
         let verdict = judge(&exchange, subscription, started);
         let record = record(number, started, &exchange, &verdict);
         Completed {
-            finished: self.finished(attempt, verdict, true, stored.accept_time, expiry),
+            finished: finished(attempt, verdict, true, stored.accept_time, expiry),
             record: Some(record),
             event: Some(stored),
         }
@@ -193,7 +193,7 @@ impl Caller {
         });
         let attempted = record.is_some();
         Completed {
-            finished: self.finished(
+            finished: finished(
                 attempt,
                 unsent.verdict,
                 attempted,
@@ -204,27 +204,25 @@ impl Caller {
             event: unsent.event,
         }
     }
+}
 
-    #[expect(clippy::unused_self, reason = "beside its callers")]
-    fn finished(
-        &self,
-        attempt: Attempt,
-        verdict: Verdict,
-        attempted: bool,
-        accept_time: Timestamp,
-        expiry: Option<Timestamp>,
-    ) -> Finished {
-        Finished {
-            delivery: attempt.delivery,
-            verdict,
-            attempted,
-            accept_time,
-            expiry,
-            jitter: Jitter {
-                delay: rand::random(),
-                retry_after: rand::random(),
-            },
-        }
+fn finished(
+    attempt: Attempt,
+    verdict: Verdict,
+    attempted: bool,
+    accept_time: Timestamp,
+    expiry: Option<Timestamp>,
+) -> Finished {
+    Finished {
+        delivery: attempt.delivery,
+        verdict,
+        attempted,
+        accept_time,
+        expiry,
+        jitter: Jitter {
+            delay: rand::random(),
+            retry_after: rand::random(),
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     duplicates::{First, Recent},
+    table::Pending,
     *,
 };
 
@@ -135,6 +136,30 @@ async fn outcomes_of_lingering_deliveries_are_recovered_from_the_log() {
     let waits = waiting(&open.journal);
     assert!(waits.iter().map(|it| it.0.seq).eq([2, 3, 4]));
     assert_eq!(waits[0].1.attempts, 5);
+}
+
+#[tokio::test]
+async fn a_crash_while_a_segment_retires_changes_nothing() {
+    let home = Home::new();
+    let open = home.open();
+    append(&open.journal, 1..=4).await;
+    open.journal.abandon().await;
+    // The deliveries are in the database and the segment has its old name.
+    let lingering = Lingering::open(&home.database, 0).unwrap();
+    let stale = Pending {
+        delivery: delivery(1),
+        subscription: SUBSCRIPTION,
+        progress: Progress {
+            attempts: 9,
+            step: 9,
+        },
+        due: Timestamp(1),
+    };
+    lingering.keep([stale].into_iter()).unwrap();
+    let open = home.open();
+    assert_eq!(open.journal.stats().n_lingering, 0);
+    let expected = (1..=4).map(|seq| (delivery(seq), Progress::default()));
+    assert!(waiting(&open.journal).into_iter().eq(expected));
 }
 
 #[tokio::test]
