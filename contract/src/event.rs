@@ -268,3 +268,100 @@ fn is_calendar_time(time: &prost_types::Timestamp) -> bool {
     (-62_135_596_800..=253_402_300_799).contains(&time.seconds)
         && (0..1_000_000_000).contains(&time.nanos)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_has_its_violation() {
+        type Spoil = fn(&mut CloudEvent);
+        let long = "x".repeat(5000);
+        let control = "a\u{1}b";
+        let cases: [(&str, Spoil); 8] = [
+            ("id", |it| it.id.clear()),
+            ("source", |it| it.source = "not a uri".to_owned()),
+            ("source", |it| it.source = "urn:%zz".to_owned()),
+            ("type", |it| it.r#type = "x".repeat(300)),
+            ("spec_version", |it| it.spec_version = "0.3".to_owned()),
+            ("attributes[Bad]", |it| {
+                put(it, "Bad", Attr::CeBoolean(true))
+            }),
+            ("attributes[id]", |it| {
+                put(it, "id", Attr::CeString("x".to_owned()))
+            }),
+            ("attributes[time]", |it| {
+                put(it, "time", Attr::CeString("yesterday".to_owned()))
+            }),
+        ];
+        for (field, spoil) in cases {
+            let mut event = good();
+            spoil(&mut event);
+            assert_eq!(fields(event), [field]);
+        }
+        for (name, value) in [
+            ("subject", ""),
+            ("subject", control),
+            ("subject", "\u{FFFF}"),
+            ("subject", &long),
+            ("dataschema", "relative"),
+            ("datacontenttype", "json"),
+            ("expirytime", "soon"),
+        ] {
+            let mut event = good();
+            put(&mut event, name, Attr::CeString(value.to_owned()));
+            assert_eq!(fields(event), [format!("attributes[{name}]")], "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_good_event_passes_whole_and_a_large_one_does_not() {
+        let event = good();
+        let passed = Event::try_new(event.clone(), &Limits::default()).unwrap();
+        assert_eq!(passed.cloud_event(), &event);
+        assert_eq!(passed.expiry_time(), Some(Timestamp(1_767_323_045_000)));
+        let limits = Limits {
+            max_event_bytes: 20,
+            ..Limits::default()
+        };
+        let violations = Event::try_new(event, &limits).unwrap_err();
+        assert!(violations.to_string().contains("EVENT_TOO_LARGE"));
+    }
+
+    #[test]
+    fn too_many_attributes_are_too_many() {
+        let mut event = good();
+        for number in 0..70 {
+            put(&mut event, &format!("a{number}"), Attr::CeInteger(number));
+        }
+        assert_eq!(fields(event), ["attributes"]);
+    }
+
+    fn good() -> CloudEvent {
+        let mut event = CloudEvent {
+            id: "1 ü".to_owned(),
+            source: "/orders?x=%20".to_owned(),
+            spec_version: "1.0".to_owned(),
+            r#type: "orders.created".to_owned(),
+            ..CloudEvent::default()
+        };
+        put(
+            &mut event,
+            "dataschema",
+            Attr::CeUri("https://example.com/s".to_owned()),
+        );
+        let expiry = Attr::CeString("2026-01-02T03:04:05Z".to_owned());
+        put(&mut event, "expirytime", expiry);
+        event
+    }
+
+    fn put(event: &mut CloudEvent, name: &str, attr: Attr) {
+        let value = CloudEventAttributeValue { attr: Some(attr) };
+        event.attributes.insert(name.to_owned(), value);
+    }
+
+    fn fields(event: CloudEvent) -> Vec<String> {
+        let violations = Event::try_new(event, &Limits::default()).unwrap_err();
+        violations.0.into_iter().map(|it| it.field).collect()
+    }
+}

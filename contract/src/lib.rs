@@ -24,3 +24,6 @@ pub mod subscription;
 pub mod target;
 pub mod time;
 pub mod violation;
+
+#[cfg(test)]
+mod vectors;

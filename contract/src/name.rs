@@ -293,3 +293,81 @@ impl FromStr for AgentName {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_print_as_they_were_written() {
+        let subscription = "tenants/acme/subscriptions/a-1";
+        assert_eq!(
+            subscription
+                .parse::<SubscriptionName>()
+                .unwrap()
+                .to_string(),
+            subscription
+        );
+        let all: SubscriptionScope = "tenants/acme/subscriptions/-".parse().unwrap();
+        assert_eq!(all.subscription, None);
+        let delivery = "tenants/acme/subscriptions/a/deliveries/dlv_00000000000000ff-a";
+        let parsed: DeliveryName = delivery.parse().unwrap();
+        assert_eq!((parsed.delivery.seq, parsed.delivery.target), (255, 10));
+    }
+
+    #[test]
+    fn other_texts_are_not_names() {
+        for text in [
+            "",
+            "tenants",
+            "tenants/",
+            "tenants/-",
+            "tenants/A",
+            "tenants/1a",
+            "tenants/a-",
+            "tenants/a/b",
+            "tenant/a",
+            "/tenants/a",
+            "tenants/a/",
+            "tenants/a:b",
+            "tenants/ä",
+            &format!("tenants/{}", "a".repeat(64)),
+        ] {
+            assert!(text.parse::<TenantName>().is_err(), "{text:?}");
+        }
+        for id in [
+            "dlv_ff-a",
+            "dlv_00000000000000FF-a",
+            "dlv_00000000000000ff-+a",
+            "dlv_00000000000000ff-0a",
+        ] {
+            assert!(id.parse::<DeliveryId>().is_err(), "{id:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever can be parsed prints the same, and nothing panics.
+        #[test]
+        fn parsing_and_printing_are_inverse(text in "(tenants|agents|[a-z]{0,3})/[a-z0-9-]{0,65}(/(subscriptions|events|x)/(-|msg_[A-Za-z0-9_-]{20,23}|[a-z0-9-]{0,8}))?(/deliveries/dlv_[0-9a-f]{15,17}-[0-9a-f]{0,3})?") {
+            fn check<T: FromStr + fmt::Display>(text: &str) {
+                if let Ok(name) = text.parse::<T>() {
+                    assert_eq!(name.to_string(), text);
+                }
+            }
+            check::<TenantName>(&text);
+            check::<SubscriptionName>(&text);
+            check::<SubscriptionScope>(&text);
+            check::<EventName>(&text);
+            check::<DeliveryName>(&text);
+            check::<AgentName>(&text);
+        }
+
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _checked = text.parse::<DeliveryName>();
+            let _checked = text.parse::<EventName>();
+        }
+    }
+}

@@ -206,3 +206,163 @@ impl From<TransportError> for FailureKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_mean_what_the_contract_says() {
+        for (status, expected) in [
+            (200, "delivered"),
+            (202, "delivered"),
+            (299, "delivered"),
+            (300, "retry"),
+            (301, "retry"),
+            (304, "retry"),
+            (307, "retry"),
+            (400, "slow"),
+            (401, "slow"),
+            (403, "slow"),
+            (404, "slow"),
+            (407, "slow"),
+            (415, "slow"),
+            (418, "slow"),
+            (408, "retry"),
+            (409, "retry"),
+            (421, "retry"),
+            (425, "retry"),
+            (429, "throttled"),
+            (410, "suspend"),
+            (413, "reject"),
+            (500, "retry"),
+            (502, "retry"),
+            (503, "retry"),
+            (504, "retry"),
+            (599, "retry"),
+        ] {
+            assert_eq!(
+                kind(&meaning(status, Preset::Standard)),
+                expected,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn presets_are_stricter() {
+        for status in [302, 400, 401, 403, 413, 422] {
+            assert_eq!(
+                kind(&meaning(status, Preset::Knative)),
+                "reject",
+                "{status}"
+            );
+        }
+        for status in [404, 408, 409, 429, 500] {
+            assert_ne!(
+                kind(&meaning(status, Preset::Knative)),
+                "reject",
+                "{status}"
+            );
+        }
+        for status in [401, 407, 409, 429, 500] {
+            assert_ne!(
+                kind(&meaning(status, Preset::EventBridge)),
+                "reject",
+                "{status}"
+            );
+        }
+        assert_eq!(kind(&meaning(404, Preset::EventBridge)), "reject");
+        assert_eq!(kind(&meaning(205, Preset::EventGrid)), "retry");
+        assert_eq!(kind(&meaning(403, Preset::EventGrid)), "reject");
+        assert_eq!(kind(&meaning(404, Preset::EventGrid)), "slow");
+    }
+
+    #[test]
+    fn a_receiver_may_ask_to_wait_to_stop_and_to_be_left_alone() {
+        let policy = Policy::default();
+        let answer = |status, retry_after, control| {
+            let retry_after: Option<u64> = retry_after;
+            classify(
+                &Ok(Answer {
+                    status,
+                    retry_after: retry_after.map(Duration::from_secs),
+                    control,
+                }),
+                &policy,
+            )
+        };
+        let Verdict::Retry(retry) = answer(503, Some(7), None) else {
+            panic!("503 is retried")
+        };
+        assert!(retry.pause_endpoint && retry.throttled);
+        assert_eq!(retry.retry_after, Some(Duration::from_secs(7)));
+        let Verdict::Retry(retry) = answer(500, Some(7), None) else {
+            panic!("500 is retried")
+        };
+        assert!(!retry.pause_endpoint && !retry.throttled);
+        assert_eq!(kind(&answer(413, Some(7), None)), "slow");
+        let aborted = Verdict::Reject(DeadLetterReason::Aborted);
+        assert_eq!(
+            answer(500, None, Control::parse(" Abort-Message ")),
+            aborted
+        );
+        let disabled = Verdict::Suspend(SuspendReason::RequestedByEndpoint);
+        assert_eq!(answer(400, None, Control::parse("disable")), disabled);
+        assert_eq!(
+            answer(200, None, Some(Control::Disable)),
+            Verdict::Delivered
+        );
+        assert_eq!(Control::parse("other"), None);
+    }
+
+    #[test]
+    fn our_faults_do_not_cost_the_receiver_an_attempt() {
+        let verdict = |error| classify(&Err(error), &Policy::default());
+        assert_eq!(kind(&verdict(TransportError::Internal)), "throttled");
+        assert_eq!(kind(&verdict(TransportError::Timeout)), "retry");
+    }
+
+    #[test]
+    fn a_subscription_may_call_statuses_final() {
+        let policy = Policy {
+            non_retryable: vec![500],
+            ..Policy::default()
+        };
+        let answer = Answer {
+            status: 500,
+            retry_after: None,
+            control: None,
+        };
+        assert_eq!(
+            classify(&Ok(answer), &policy),
+            Verdict::Reject(DeadLetterReason::NonRetryable)
+        );
+    }
+
+    fn meaning(status: u16, preset: Preset) -> Verdict {
+        let policy = Policy {
+            preset,
+            ..Policy::default()
+        };
+        classify(
+            &Ok(Answer {
+                status,
+                retry_after: None,
+                control: None,
+            }),
+            &policy,
+        )
+    }
+
+    fn kind(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Delivered => "delivered",
+            Verdict::Retry(retry) if retry.throttled => "throttled",
+            Verdict::Retry(retry) if retry.minimum == SLOW => "slow",
+            Verdict::Retry(_) => "retry",
+            Verdict::Reject(_) => "reject",
+            Verdict::Suspend(_) => "suspend",
+        }
+    }
+}

@@ -188,3 +188,123 @@ impl Default for Schedule {
         Self::Delays(DEFAULT_DELAYS.map(Duration::from_secs).to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hookfleet_proto::v1::FailureKind;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ACCEPTED: Timestamp = Timestamp(1_700_000_000_000);
+
+    #[test]
+    fn a_throttled_attempt_does_not_advance_the_schedule_but_is_counted() {
+        let policy = Policy {
+            schedule: Schedule::Delays(vec![Duration::from_secs(1)]),
+            ..Policy::default()
+        };
+        let retry = retry(0, None);
+        let next = |attempts, step| {
+            let progress = Progress { attempts, step };
+            policy.after(&retry, progress, ACCEPTED, None, ACCEPTED, Jitter::NONE)
+        };
+        assert!(matches!(next(99, 1), Next::At(_)));
+        assert_eq!(next(2, 2), Next::DeadLetter(DeadLetterReason::MaxAttempts));
+        assert_eq!(
+            next(100, 0),
+            Next::DeadLetter(DeadLetterReason::MaxAttempts)
+        );
+    }
+
+    #[test]
+    fn the_reason_is_the_limit_that_was_met() {
+        let policy = Policy::default();
+        let progress = Progress {
+            attempts: 1,
+            step: 1,
+        };
+        let late = ACCEPTED + policy.ttl;
+        let next = |expiry, now| {
+            policy.after(
+                &retry(0, None),
+                progress,
+                ACCEPTED,
+                expiry,
+                now,
+                Jitter::NONE,
+            )
+        };
+        assert_eq!(next(None, late), Next::DeadLetter(DeadLetterReason::Ttl));
+        let expired = Next::DeadLetter(DeadLetterReason::Expired);
+        assert_eq!(next(Some(ACCEPTED), ACCEPTED), expired);
+    }
+
+    #[test]
+    fn exponential_delays_grow_to_their_maximum() {
+        let schedule = Schedule::Exponential {
+            initial: Duration::from_secs(2),
+            multiplier: 3.0,
+            max: Duration::from_secs(20),
+            max_attempts: 5,
+        };
+        let delays: Vec<u64> = (1..)
+            .map_while(|it| schedule.delay(it))
+            .map(|it| it.as_secs())
+            .collect();
+        assert_eq!(delays, [2, 6, 18, 20]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_early_never_after_the_ttl_and_always_an_end(
+            minimum in 0_u64..1000,
+            retry_after in proptest::option::of(0_u64..100_000),
+            attempts in 0_u32..300,
+            step in 0_u32..20,
+            waited in 0_u64..500_000,
+            delay in 0.0_f64..=1.0,
+            asked in 0.0_f64..=1.0,
+        ) {
+            let policy = Policy::default();
+            let now = ACCEPTED + Duration::from_secs(waited);
+            let jitter = Jitter { delay, retry_after: asked };
+            let retry = retry(minimum, retry_after);
+            let progress = Progress { attempts, step };
+            match policy.after(&retry, progress, ACCEPTED, None, now, jitter) {
+                Next::At(due) => {
+                    prop_assert!(attempts < MAX_ATTEMPTS && step <= 9);
+                    let base = policy.schedule.delay(step.max(1)).unwrap();
+                    let least = [
+                        base.mul_f64(0.8),
+                        Duration::from_secs(minimum),
+                        Duration::from_secs(retry_after.unwrap_or(0)),
+                    ];
+                    let most = [
+                        base.mul_f64(1.2),
+                        Duration::from_secs(minimum),
+                        Duration::from_secs(retry_after.unwrap_or(0)).mul_f64(1.1),
+                    ];
+                    prop_assert!(due.since(now) >= least.into_iter().max().unwrap());
+                    let slack = Duration::from_millis(1);
+                    prop_assert!(due.since(now) <= most.into_iter().max().unwrap() + slack);
+                    prop_assert!(due <= ACCEPTED + policy.ttl);
+                }
+                Next::DeadLetter(reason) => prop_assert!(matches!(
+                    reason,
+                    DeadLetterReason::MaxAttempts | DeadLetterReason::Ttl
+                )),
+            }
+        }
+    }
+
+    fn retry(minimum: u64, retry_after: Option<u64>) -> Retry {
+        Retry {
+            failure: FailureKind::Status,
+            minimum: Duration::from_secs(minimum),
+            retry_after: retry_after.map(Duration::from_secs),
+            throttled: false,
+            pause_endpoint: false,
+        }
+    }
+}

@@ -66,7 +66,7 @@ pub fn sign(
     sign_text(keys, &id.to_string(), timestamp.unix_seconds(), body, now)
 }
 
-fn sign_text(
+pub(crate) fn sign_text(
     keys: &[Key],
     id: &str,
     timestamp: u64,

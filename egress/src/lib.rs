@@ -13,3 +13,6 @@ mod pool;
 mod resolve;
 
 pub use client::{Config, Egress, Error, Exchange, Failure, Request, Response};
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ pub(crate) struct Resolver {
 enum Names {
     Dns(Box<TokioResolver>),
     #[cfg(test)]
-    Scripted(fn(&str) -> Vec<IpAddr>),
+    Scripted(Box<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>),
 }
 
 impl Resolver {
@@ -70,10 +70,13 @@ impl Resolver {
     }
 
     #[cfg(test)]
-    pub(crate) fn scripted(policy: Policy, answers: fn(&str) -> Vec<IpAddr>) -> Self {
+    pub(crate) fn scripted(
+        policy: Policy,
+        answers: impl Fn(&str) -> Vec<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             policy,
-            names: Names::Scripted(answers),
+            names: Names::Scripted(Box::new(answers)),
         }
     }
 

@@ -1,0 +1,5 @@
+//! The way out against the case table and against receivers that misbehave.
+
+mod behaviour;
+mod cases;
+mod receiver;
