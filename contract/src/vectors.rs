@@ -20,8 +20,12 @@ use crate::{
     time::Timestamp,
 };
 
+#[path = "../../tests/vectors/cases.rs"]
+mod table;
+
+use table::{cases, unescape};
+
 const VECTORS: &str = include_str!("../../tests/vectors/standards_vectors.json");
-const CASES: &str = include_str!("../../tests/vectors/egress_cases.tsv");
 
 #[test]
 fn hmac_and_ed25519_signatures_are_those_of_other_implementations() {
@@ -352,38 +356,4 @@ fn text(value: &Value) -> &str {
 
 fn base64(value: &Value) -> Vec<u8> {
     STANDARD.decode(text(value)).unwrap()
-}
-
-/// Case, cell and expectation of the rows of a kind.
-fn cases(kind: &'static str) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    CASES.lines().skip(1).filter_map(move |line| {
-        let mut cells = line.split('\t');
-        let row = (cells.next()?, cells.next()?, cells.next()?);
-        row.0.starts_with(kind).then_some(row)
-    })
-}
-
-/// Undoes the escapes of a cell: `\t \n \r \\ \u{hex}`.
-fn unescape(cell: &str) -> String {
-    let mut text = String::new();
-    let mut rest = cell;
-    while let Some((before, after)) = rest.split_once('\\') {
-        text.push_str(before);
-        let (character, after) = match after.as_bytes()[0] {
-            b't' => ('\t', &after[1..]),
-            b'n' => ('\n', &after[1..]),
-            b'r' => ('\r', &after[1..]),
-            b'u' => {
-                let (hex, after) = after[2..].split_once('}').unwrap();
-                (
-                    char::from_u32(u32::from_str_radix(hex, 16).unwrap()).unwrap(),
-                    after,
-                )
-            }
-            _ => ('\\', &after[1..]),
-        };
-        text.push(character);
-        rest = after;
-    }
-    text + rest
 }

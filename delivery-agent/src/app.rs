@@ -23,7 +23,7 @@ use crate::{
     history::{self, History},
     identity::Identity,
     ingest::{Ingest, redelivery::Redeliverer},
-    journal::{self, Journal},
+    journal::{self, Journal, Recovered},
     slots::Slots,
     sync::{
         client::{self, Client},
@@ -34,6 +34,8 @@ use crate::{
 
 /// How long a started agent waits for the control plane before it goes by its snapshot.
 const BOOT_WAIT: Duration = Duration::from_secs(5);
+/// Days of history are kept for two weeks; an hour more does not matter.
+const HISTORY_EXPIRY: Duration = Duration::from_secs(3600);
 /// Events that are durable and that the driver has not taken yet.
 const ACCEPTED_CAPACITY: usize = 4096;
 
@@ -102,6 +104,7 @@ pub struct Agent {
     client: Client,
     journal: Journal,
     history: History,
+    clock: Clock,
     ready: CancellationToken,
     draining: CancellationToken,
     fatal: CancellationToken,
@@ -141,6 +144,7 @@ impl Agent {
             &database,
             accepted_sender,
         )?;
+        report(&recovered);
         let log = journal.clone();
         let settle = move |outcome| log.record(outcome);
         let history = History::open(database, clock.now(), settle)?;
@@ -215,6 +219,7 @@ impl Agent {
             client,
             journal,
             history,
+            clock,
             ready,
             draining,
             fatal,
@@ -251,6 +256,7 @@ impl Agent {
             client,
             journal,
             history,
+            clock,
             ready,
             draining,
             fatal,
@@ -267,6 +273,7 @@ impl Agent {
                 ready.cancel();
             }
         });
+        let expiring = tokio::spawn(expire(history.clone(), clock));
         let driving = shutdown.clone();
         let ended = tokio::select! {
             ended = driver.run(driving) => ended.map_err(Error::from),
@@ -274,6 +281,7 @@ impl Agent {
         };
         draining.cancel();
         boot.abort();
+        expiring.abort();
         // A disk that failed is not waited for.
         ended?;
         sync_shutdown.cancel();
@@ -283,5 +291,36 @@ impl Agent {
         history.flush().await;
         journal.close().await;
         Ok(())
+    }
+}
+
+/// Says what the journal came back with.
+fn report(recovered: &Recovered) {
+    for damage in &recovered.damage {
+        tracing::error!(
+            ?damage,
+            "the journal is damaged; everything around it was read"
+        );
+    }
+    let pending: u64 = recovered.pending.iter().map(|it| it.count).sum();
+    let Recovered {
+        next_seq,
+        torn_bytes,
+        clean,
+        ..
+    } = recovered;
+    tracing::info!(pending, next_seq, torn_bytes, clean, "journal recovered");
+}
+
+/// Drops days of history that are over.
+async fn expire(history: History, clock: Clock) {
+    let mut hourly = tokio::time::interval(HISTORY_EXPIRY);
+    loop {
+        hourly.tick().await;
+        let (history, now) = (history.clone(), clock.now());
+        let expired = tokio::task::spawn_blocking(move || history.expire(now)).await;
+        if let Ok(Err(error)) = expired {
+            tracing::error!(%error, "cannot drop old history");
+        }
     }
 }

@@ -40,10 +40,13 @@ pub(crate) struct Resolver {
     names: Names,
 }
 
+#[cfg(test)]
+type Script = Box<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>;
+
 enum Names {
     Dns(Box<TokioResolver>),
     #[cfg(test)]
-    Scripted(Box<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>),
+    Scripted(Script),
 }
 
 impl Resolver {

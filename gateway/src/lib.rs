@@ -12,3 +12,6 @@ pub mod readiness;
 pub mod services;
 pub mod status;
 pub mod transcode;
+
+#[cfg(test)]
+mod tests;

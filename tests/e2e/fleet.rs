@@ -5,11 +5,10 @@ use std::time::Duration;
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{
     GetPlacementRequest, ListAgentsRequest, agent::State, fleet_service_client::FleetServiceClient,
-    subscription,
 };
 
 use crate::harness::{
-    api::{create_tenant, deliveries, event, publish_one, subscribe, subscription_state, to},
+    api::{create_tenant, deliveries, event, in_force, publish_one, subscribe_in_force, to},
     eventually,
     process::{agent, control_plane},
     receiver::Receiver,
@@ -32,32 +31,13 @@ async fn an_agent_delivers_and_restarts_while_the_control_plane_and_etcd_are_awa
     );
     let receiver = Receiver::start().await;
     create_tenant(&admin, "acme").await;
-    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook")))
-        .await
-        .unwrap();
-    eventually("the subscription is in force", PATIENCE, || async {
-        let state = subscription_state(&admin, &created.name).await?;
-        if state == subscription::State::Active {
-            Ok(())
-        } else {
-            Err(format!("{state:?}"))
-        }
-    })
-    .await;
+    let created = subscribe_in_force(&admin, "acme", "hook", to(receiver.url("hook"))).await;
     publish_one(&data, "acme", event("1", "orders.created", "{}")).await;
     // An agent that ends in order has its snapshot on disk.
     assert!(worker.terminate().await.success());
     let worker = agent(&data_dir, plane_address, &address);
     let data = worker.channel();
-    eventually("the agent is back", PATIENCE, || async {
-        let state = subscription_state(&admin, &created.name).await?;
-        if state == subscription::State::Active {
-            Ok(())
-        } else {
-            Err(format!("{state:?}"))
-        }
-    })
-    .await;
+    in_force(&admin, &created.name).await;
 
     plane.kill();
     drop(etcd);
@@ -123,18 +103,7 @@ async fn the_fleet_shows_its_agents_and_forwards_questions_about_deliveries() {
 
     let receiver = Receiver::start().await;
     create_tenant(&admin, "acme").await;
-    let created = subscribe(&admin, "acme", "hook", to(receiver.url("hook")))
-        .await
-        .unwrap();
-    eventually("the subscription is in force", PATIENCE, || async {
-        let state = subscription_state(&admin, &created.name).await?;
-        if state == subscription::State::Active {
-            Ok(())
-        } else {
-            Err(format!("{state:?}"))
-        }
-    })
-    .await;
+    subscribe_in_force(&admin, "acme", "hook", to(receiver.url("hook"))).await;
     publish_one(&data, "acme", event("1", "orders.created", "{}")).await;
     eventually(
         "the delivery, asked of the control plane",

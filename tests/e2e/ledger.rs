@@ -12,11 +12,11 @@ use std::{
 };
 
 use hookfleet_control_plane::test_support::TestEtcd;
-use hookfleet_proto::v1::{Delivery, Subscription, delivery, publish_result, subscription};
+use hookfleet_proto::v1::{Delivery, Subscription, delivery, publish_result};
 use tonic::transport::Channel;
 
 use crate::harness::{
-    api::{create_tenant, deliveries, event, publish, retries, subscribe, subscription_state, to},
+    api::{create_tenant, deliveries, event, publish, retries, subscribe_in_force, to},
     eventually,
     process::{Process, agent, control_plane},
     receiver::{Received, Receiver},
@@ -127,17 +127,8 @@ async fn subscribe_all(admin: &Channel, receiver: &Receiver) -> BTreeMap<String,
                 }),
                 _ => {}
             }
-            let created = subscribe(admin, tenant, id, subscription).await.unwrap();
+            let created = subscribe_in_force(admin, tenant, id, subscription).await;
             secrets.insert(path, created.signing_secret);
-            eventually("the subscription is in force", PATIENCE, || async {
-                let state = subscription_state(admin, &created.name).await?;
-                if state == subscription::State::Active {
-                    Ok(())
-                } else {
-                    Err(format!("{state:?}"))
-                }
-            })
-            .await;
         }
     }
     secrets

@@ -13,7 +13,11 @@ use hookfleet_proto::{
         tenant_service_client::TenantServiceClient,
     },
 };
+use std::time::Duration;
+
 use tonic::{Status, transport::Channel};
+
+use super::eventually;
 
 /// Creates a tenant.
 pub async fn create_tenant(channel: &Channel, id: &str) -> Tenant {
@@ -62,6 +66,35 @@ pub async fn subscription_state(
         .await
         .map_err(|status| status.to_string())?;
     Ok(found.into_inner().state())
+}
+
+/// Creates a subscription and waits until it is in force.
+pub async fn subscribe_in_force(
+    channel: &Channel,
+    tenant: &str,
+    id: &str,
+    subscription: Subscription,
+) -> Subscription {
+    let created = subscribe(channel, tenant, id, subscription)
+        .await
+        .expect("created");
+    in_force(channel, &created.name).await;
+    created
+}
+
+/// Waits until a subscription is in force.
+pub async fn in_force(channel: &Channel, name: &str) {
+    eventually(
+        "the subscription is in force",
+        Duration::from_secs(60),
+        || async {
+            match subscription_state(channel, name).await? {
+                subscription::State::Active => Ok(()),
+                state => Err(format!("{state:?}")),
+            }
+        },
+    )
+    .await;
 }
 
 /// A subscription of everything.

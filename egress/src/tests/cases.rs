@@ -13,7 +13,11 @@ use proptest::prelude::*;
 
 use crate::{address::Policy, resolve::Resolver};
 
-const CASES: &str = include_str!("../../../tests/vectors/egress_cases.tsv");
+#[path = "../../../tests/vectors/cases.rs"]
+mod table;
+
+use table::{cases, unescape};
+
 const VECTORS: &str = include_str!("../../../tests/vectors/standards_vectors.json");
 
 #[test]
@@ -182,38 +186,4 @@ fn policy(case: &str) -> Policy {
             ..Policy::default()
         },
     }
-}
-
-/// Case, cell and expectation of the rows of a kind.
-fn cases(kind: &str) -> Vec<(&'static str, &'static str, &'static str)> {
-    let rows = CASES.lines().skip(1).filter_map(|line| {
-        let mut cells = line.split('\t');
-        Some((cells.next()?, cells.next()?, cells.next()?))
-    });
-    rows.filter(|(case, ..)| case.starts_with(kind)).collect()
-}
-
-/// Undoes the escapes of a cell: `\t \n \r \\ \u{hex}`.
-fn unescape(cell: &str) -> String {
-    let mut text = String::new();
-    let mut rest = cell;
-    while let Some((before, after)) = rest.split_once('\\') {
-        text.push_str(before);
-        let (character, after) = match after.as_bytes()[0] {
-            b't' => ('\t', &after[1..]),
-            b'n' => ('\n', &after[1..]),
-            b'r' => ('\r', &after[1..]),
-            b'u' => {
-                let (hex, after) = after[2..].split_once('}').unwrap();
-                (
-                    char::from_u32(u32::from_str_radix(hex, 16).unwrap()).unwrap(),
-                    after,
-                )
-            }
-            _ => ('\\', &after[1..]),
-        };
-        text.push(character);
-        rest = after;
-    }
-    text + rest
 }

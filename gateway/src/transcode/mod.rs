@@ -61,6 +61,12 @@ impl Transcoder {
         Ok(Self { routes, rules })
     }
 
+    /// How many methods have a rule.
+    #[cfg(test)]
+    pub(crate) fn n_rules(&self) -> usize {
+        self.rules.len()
+    }
+
     async fn answer(self, request: Request<HttpBody>) -> Response {
         match self.call(request).await {
             Ok(body) => json(StatusCode::OK, &body),
