@@ -88,10 +88,9 @@ pub async fn in_force(channel: &Channel, name: &str) {
         "the subscription is in force",
         Duration::from_secs(60),
         || async {
-            match subscription_state(channel, name).await? {
-                subscription::State::Active => Ok(()),
-                state => Err(format!("{state:?}")),
-            }
+            let state = subscription_state(channel, name).await?;
+            let is_in_force = state == subscription::State::Active;
+            is_in_force.then_some(()).ok_or(format!("{state:?}"))
         },
     )
     .await;
