@@ -5,3 +5,4 @@ mod first_callback;
 mod fleet;
 mod ledger;
 mod readme;
+mod safety;
