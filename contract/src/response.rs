@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hookfleet_proto::v1::{DeadLetterReason, FailureKind, subscription::SuspendReason};
 
 use crate::{
-    retry::{Policy, Preset},
+    retry::{Policy, Preset, Retry},
     time::Timestamp,
 };
 
@@ -69,21 +69,6 @@ pub enum Verdict {
     Reject(DeadLetterReason),
     /// Stop calling; what waits is kept.
     Suspend(SuspendReason),
-}
-
-/// What bears on when to try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// Why it failed.
-    pub failure: FailureKind,
-    /// Not sooner than this.
-    pub minimum: Duration,
-    /// The receiver asked for this pause.
-    pub retry_after: Option<Duration>,
-    /// The attempt does not count against the schedule.
-    pub throttled: bool,
-    /// Nothing else may go to the endpoint before `retry_after` either.
-    pub pause_endpoint: bool,
 }
 
 /// What an attempt meant.

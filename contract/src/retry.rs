@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use hookfleet_proto::v1::DeadLetterReason;
+use hookfleet_proto::v1::{DeadLetterReason, FailureKind};
 
-use crate::{response::Retry, time::Timestamp};
+use crate::time::Timestamp;
 
 /// Delays of the default schedule, in seconds: Standard Webhooks' example, 75:35:05 in all.
 pub const DEFAULT_DELAYS: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
@@ -68,6 +68,21 @@ pub struct Progress {
     pub attempts: u32,
     /// Those of them that advanced the schedule.
     pub step: u32,
+}
+
+/// What a failure has to say about the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Why it failed.
+    pub failure: FailureKind,
+    /// Not sooner than this.
+    pub minimum: Duration,
+    /// The receiver asked for this pause.
+    pub retry_after: Option<Duration>,
+    /// The attempt does not count against the schedule.
+    pub throttled: bool,
+    /// Nothing else may go to the endpoint before `retry_after` either.
+    pub pause_endpoint: bool,
 }
 
 /// Random numbers, uniform in 0..1, one for each purpose.
@@ -191,7 +206,6 @@ impl Default for Schedule {
 
 #[cfg(test)]
 mod tests {
-    use hookfleet_proto::v1::FailureKind;
     use proptest::prelude::*;
 
     use super::*;

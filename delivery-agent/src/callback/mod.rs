@@ -11,8 +11,8 @@ use hookfleet_contract::{
     event::Event,
     format,
     request::{self, Trace},
-    response::{Retry, TransportError, Verdict, classify},
-    retry::Jitter,
+    response::{TransportError, Verdict, classify},
+    retry::{Jitter, Retry},
     subscription::Subscription,
     time::Timestamp,
 };

@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hookfleet_contract::{
     id::DeliveryId,
-    response::{Retry, Verdict},
-    retry::{Next, Progress},
+    response::Verdict,
+    retry::{Next, Progress, Retry},
     time::Timestamp,
 };
 use hookfleet_proto::v1::DeadLetterReason;

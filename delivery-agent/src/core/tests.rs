@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     id::DeliveryId,
-    response::{Retry, Verdict},
-    retry::{Jitter, Policy, Progress},
+    response::Verdict,
+    retry::{Jitter, Policy, Progress, Retry},
     time::Timestamp,
 };
 use hookfleet_proto::v1::{DeadLetterReason, FailureKind, subscription::SuspendReason};
