@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
-use hookfleet_contract::name::TenantName;
+use hookfleet_contract::{name::TenantName, violation::Violations};
 use hookfleet_gateway::status::ApiError;
 use hookfleet_proto::{
     cloudevents::CloudEvent,
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    ingest::{self, Ingest, OVERLOAD_PAUSE, Receipt, Refused},
+    ingest::{Ingest, OVERLOAD_PAUSE, Receipt, Refused},
     journal,
 };
 
@@ -102,10 +102,6 @@ impl PublisherService for Publisher {
             return Err(ApiError::invalid_field("events", description).into());
         }
         let results = self.publish_all(&parent, events).await?;
-        // A request of which nothing could be stored fails as a whole, so that clients back off.
-        if let Some(status) = common_overload(&results) {
-            return Err(status);
-        }
         Ok(Response::new(PublishResponse { results }))
     }
 
@@ -153,7 +149,7 @@ impl PublisherService for Publisher {
     }
 }
 
-fn result(result: Result<Receipt, ingest::Error>) -> PublishResult {
+fn result(result: Result<Receipt, Violations>) -> PublishResult {
     match result {
         Ok(receipt) => PublishResult {
             result: Some(publish_result::Result::Receipt(v1::Receipt {
@@ -162,7 +158,7 @@ fn result(result: Result<Receipt, ingest::Error>) -> PublishResult {
                 duplicate: receipt.duplicate,
             })),
         },
-        Err(error) => failure(event_error(error)),
+        Err(violations) => failure(ApiError::invalid(violations)),
     }
 }
 
@@ -172,35 +168,9 @@ fn failure(error: ApiError) -> PublishResult {
     }
 }
 
-/// The status that every result has in common, if nothing was stored for want of room.
-fn common_overload(results: &[PublishResult]) -> Option<Status> {
-    let mut common = None;
-    for result in results {
-        match &result.result {
-            Some(publish_result::Result::Error(status))
-                if is_overload(status.code) && common.is_none_or(|code| code == status.code) =>
-            {
-                common = Some(status.code);
-            }
-            _ => return None,
-        }
-    }
-    let code = common?;
-    let pause = OVERLOAD_PAUSE;
-    Some(match code == tonic::Code::ResourceExhausted as i32 {
-        true => {
-            ApiError::exhausted("OVERLOADED", "too many events wait for the disk", pause).into()
-        }
-        false => ApiError::unavailable("JOURNAL_STOPPED", "the journal has stopped", pause).into(),
-    })
-}
-
-fn is_overload(code: i32) -> bool {
-    code == tonic::Code::ResourceExhausted as i32 || code == tonic::Code::Unavailable as i32
-}
-
 fn refused(refused: Refused) -> ApiError {
     match refused {
+        Refused::Journal(error) => journal_error(&error),
         Refused::UnknownTenant(tenant) => ApiError::not_found(TenantName { tenant }.to_string()),
         Refused::Suspended(tenant) => {
             let message = format!("tenant {tenant} is suspended");
@@ -216,13 +186,6 @@ fn refused(refused: Refused) -> ApiError {
                 None => error,
             }
         }
-    }
-}
-
-fn event_error(error: ingest::Error) -> ApiError {
-    match error {
-        ingest::Error::Invalid(violations) => ApiError::invalid(violations),
-        ingest::Error::Journal(error) => journal_error(&error),
     }
 }
 

@@ -69,17 +69,9 @@ pub enum Refused {
         /// Who does.
         owner: Option<Owner>,
     },
-}
-
-/// Why one event is not accepted.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The event is not what the CloudEvents specification or the limits allow.
-    #[error("the event is not valid")]
-    Invalid(#[source] Violations),
-    /// The journal did not take it.
-    #[error("the event was not stored")]
-    Journal(#[source] journal::Error),
+    /// The journal did not take them; publishing them again is safe.
+    #[error("the events were not stored")]
+    Journal(#[from] journal::Error),
 }
 
 /// When to come back after an overload: about a group commit of a slow disk.
@@ -88,10 +80,11 @@ pub const OVERLOAD_PAUSE: Duration = Duration::from_millis(250);
 // === impl Ingest ===
 
 impl Ingest {
-    /// Accepts a tenant's events; each has its own result, in the same order.
+    /// Accepts a tenant's events, in one group. Each has its own result, in the same order: a
+    /// receipt, or everything that is wrong with it.
     ///
     /// # Errors
-    /// [`Refused`] if none of them can be accepted here.
+    /// [`Refused`] if none of them can be accepted here and now.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown which events are accepted; publishing them again is
@@ -100,30 +93,27 @@ impl Ingest {
         &self,
         tenant_id: &TenantId,
         events: Vec<CloudEvent>,
-    ) -> Result<Vec<Result<Receipt, Error>>, Refused> {
+    ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
         let tenant = self.admit(tenant_id)?;
-        let mut results = Vec::with_capacity(events.len());
         let mut accepted = Vec::with_capacity(events.len());
+        let mut results = Vec::with_capacity(events.len());
         for event in events {
-            results.push(match self.prepare(tenant_id, &tenant, event) {
-                Ok(event) => {
-                    accepted.push(event);
-                    None
-                }
-                Err(violations) => Some(Error::Invalid(violations)),
-            });
+            let prepared = self.prepare(tenant_id, &tenant, event);
+            results.push(prepared.map(|event| {
+                let id = event.webhook_id;
+                accepted.push(event);
+                id
+            }));
         }
-        let ids: Vec<WebhookId> = accepted.iter().map(|it| it.webhook_id).collect();
-        let mut appended = self.append(accepted).await.into_iter().zip(ids);
-        let result = |invalid: Option<Error>| match invalid {
-            Some(error) => Err(error),
-            None => match appended.next() {
-                Some((Ok(appended), event)) => Ok(receipt(tenant_id, event, &appended)),
-                Some((Err(error), _)) => Err(Error::Journal(error)),
-                None => unreachable!("one result for each event that was appended"),
-            },
+        let mut appended = self.journal.append_all(accepted).await?.into_iter();
+        let mut receipt_of = |event: WebhookId| match appended.next() {
+            Some(appended) => receipt(tenant_id, event, &appended),
+            None => unreachable!("the journal answers for each event"),
         };
-        Ok(results.into_iter().map(result).collect())
+        Ok(results
+            .into_iter()
+            .map(|it| it.map(&mut receipt_of))
+            .collect())
     }
 
     fn admit(&self, tenant: &TenantId) -> Result<std::sync::Arc<Tenant>, Refused> {
@@ -163,17 +153,6 @@ impl Ingest {
             redelivery_of: None,
             event: event.cloud_event().encode_to_vec().into(),
         })
-    }
-
-    async fn append(&self, events: Vec<NewEvent>) -> Vec<Result<Appended, journal::Error>> {
-        let n_events = events.len();
-        if n_events == 0 {
-            return Vec::new();
-        }
-        match self.journal.append_all(events).await {
-            Ok(appended) => appended.into_iter().map(Ok).collect(),
-            Err(error) => (0..n_events).map(|_| Err(error.clone())).collect(),
-        }
     }
 }
 
