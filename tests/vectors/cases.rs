@@ -4,7 +4,7 @@
 const TABLE: &str = include_str!("egress_cases.tsv");
 
 /// Case, cell and expectation of the rows of a kind.
-pub(super) fn cases(kind: &str) -> Vec<(&'static str, &'static str, &'static str)> {
+pub(crate) fn cases(kind: &str) -> Vec<(&'static str, &'static str, &'static str)> {
     let rows = TABLE.lines().skip(1).filter_map(|line| {
         let mut cells = line.split('\t');
         Some((cells.next()?, cells.next()?, cells.next()?))
@@ -13,7 +13,7 @@ pub(super) fn cases(kind: &str) -> Vec<(&'static str, &'static str, &'static str
 }
 
 /// Undoes the escapes of a cell: `\t \n \r \\ \u{hex}`.
-pub(super) fn unescape(cell: &str) -> String {
+pub(crate) fn unescape(cell: &str) -> String {
     let mut text = String::new();
     let mut rest = cell;
     while let Some((before, after)) = rest.split_once('\\') {

@@ -15,7 +15,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::receiver::{Receiver, read_request};
+use super::{
+    cases::table::cases,
+    receiver::{Receiver, read_request},
+};
 use crate::{Config, Egress, Exchange, Request, address::Policy};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -89,6 +92,32 @@ async fn redirects_and_other_wishes_are_not_followed() {
         assert_eq!(response.retry_after.as_deref(), Some("7"));
         assert_eq!(response.body, "body");
         assert_eq!(receiver.n_connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn no_row_of_the_table_is_followed() {
+    let rows = cases("redir.");
+    assert_eq!(rows.len(), 7);
+    for (case, cell, expected) in rows {
+        assert_eq!(expected, "deny", "{case}");
+        let mut words = cell.split(' ').skip(1);
+        let (status, elsewhere) = (words.next().unwrap(), words.next().unwrap());
+        let (status, header) = match status.split_once('+') {
+            Some((status, header)) => (status, header),
+            None => (status, "location"),
+        };
+        let value = if header == "Refresh" {
+            format!("0; url={elsewhere}")
+        } else {
+            elsewhere.to_owned()
+        };
+        let answer =
+            format!("HTTP/1.1 {status} X\r\n{header}: {value}\r\ncontent-length: 0\r\n\r\n");
+        let receiver = Receiver::answering(answer, false).await;
+        let response = post(&egress(), &receiver, "/").await.result.unwrap();
+        assert_eq!(response.status.to_string(), status, "{case}");
+        assert_eq!(receiver.n_connections(), 1, "{case}");
     }
 }
 

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::{address::Policy, resolve::Resolver};
 
 #[path = "../../../tests/vectors/cases.rs"]
-mod table;
+pub(super) mod table;
 
 use table::{cases, unescape};
 
