@@ -23,7 +23,7 @@ async fn an_agent_delivers_and_restarts_while_the_control_plane_and_etcd_are_awa
     let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
     let plane_address = plane.address;
     let data_dir = dir.path().join("agent");
-    let worker = agent(&data_dir, plane_address, "127.0.0.1:0");
+    let worker = agent(&data_dir, plane_address, "127.0.0.4:0");
     let (admin, data, address) = (
         plane.channel(),
         worker.channel(),

@@ -40,12 +40,12 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = TestEtcd::start().await;
     let etcd_url = etcd.endpoint().to_owned();
-    let mut plane = Some(control_plane(dir.path(), &etcd_url, "127.0.0.1:0"));
+    let mut plane = Some(control_plane(dir.path(), &etcd_url, "127.0.0.3:0"));
     let plane_address = plane.as_ref().unwrap().address;
     let mut worker = Some(agent(
         &dir.path().join("agent"),
         plane_address,
-        "127.0.0.1:0",
+        "127.0.0.2:0",
     ));
     let (admin, data) = (
         plane.as_ref().unwrap().channel(),

@@ -59,7 +59,8 @@ pub fn agent(data_dir: &Path, control_plane: SocketAddr, listen: &str) -> Proces
 }
 
 impl Process {
-    /// Starts the command and waits until it says where it listens.
+    /// Starts the command and waits until it says where it listens. What is to be started again on
+    /// the same port listens on a loopback address of its own, so that nobody takes it meanwhile.
     pub fn start(mut command: Command, listen: &str) -> Self {
         command.args(["--listen", listen]).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
