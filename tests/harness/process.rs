@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -19,10 +19,12 @@ use tonic::transport::{Channel, Endpoint};
 /// How long a process may take to listen. It takes well under a second unless the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running process of the binary.
+/// A running process of the binary. Dropping it kills it, and panics if it has logged an ERROR:
+/// something that a human must act on has happened in a test that did not expect it.
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
+    errors: Arc<Mutex<Vec<String>>>,
 }
 
 /// The binary.
@@ -62,9 +64,21 @@ impl Process {
     /// Starts the command and waits until it says where it listens. What is to be started again on
     /// the same port listens on a loopback address of its own, so that nobody takes it meanwhile.
     pub fn start(mut command: Command, listen: &str) -> Self {
-        command.args(["--listen", listen]).stdout(Stdio::piped());
+        command.args(["--listen", listen]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let errors = Arc::<Mutex<Vec<String>>>::default();
+        let logged = Arc::clone(&errors);
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if line.contains(" ERROR ") {
+                    logged.lock().expect("no panic").push(line);
+                }
+            }
+        });
         let (sender, address) = mpsc::channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
@@ -79,7 +93,11 @@ impl Process {
                 child.try_wait()
             )
         });
-        Self { child, address }
+        Self {
+            child,
+            address,
+            errors,
+        }
     }
 
     /// A connection that is made when it is used, and again after a restart.
@@ -101,7 +119,11 @@ impl Process {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         kill(pid, Signal::SIGTERM).expect("the process can be signalled");
         // Receivers of this test may have to answer before it ends.
-        let waiting = tokio::task::spawn_blocking(move || self.child.wait());
+        let waiting = tokio::task::spawn_blocking(move || {
+            let status = self.child.wait();
+            drop(self);
+            status
+        });
         waiting
             .await
             .expect("no panic")
@@ -113,5 +135,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+        if !thread::panicking() {
+            let errors = self.errors.lock().expect("no panic");
+            assert!(errors.is_empty(), "an ERROR was logged: {errors:#?}");
+        }
     }
 }
