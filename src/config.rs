@@ -222,6 +222,10 @@ impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(urls("control_plane", &self.control_plane));
+        if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
+            problems
+                .push("advertise: is required when the agent listens on all addresses".to_owned());
+        }
         if !self.advertise.is_empty() {
             problems.extend(urls("advertise", std::slice::from_ref(&self.advertise)));
         }
@@ -275,6 +279,13 @@ mod tests {
         ] {
             assert!(error.contains(problem), "{problem} is missing in {error}");
         }
+    }
+
+    #[test]
+    fn an_agent_on_all_addresses_must_say_where_it_is_reached() {
+        let listen = Some("0.0.0.0:7071".parse().unwrap());
+        let error = load(Agent::default(), None, &Flags { listen }).unwrap_err();
+        assert!(error.to_string().contains("advertise: is required"));
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {

@@ -313,6 +313,9 @@ async fn bind(listen: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "whoever reaches this listener is trusted, with secrets too");
+    }
     Ok((listener, address))
 }
 
