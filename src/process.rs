@@ -278,6 +278,7 @@ async fn build_agent(
             ..Policy::default()
         },
         ca_files: delivery.ca_files.clone(),
+        ..hookfleet_egress::Config::default()
     })?;
     let config = app::Config {
         identity,

@@ -162,7 +162,12 @@ impl Policy {
             return (!self.allow_loopback).then_some("loopback");
         }
         if let Some(carried) = self.carried(address) {
-            return self.verdict(IpAddr::V4(carried));
+            // A translator's loopback is not ours.
+            return if carried.is_loopback() {
+                Some("loopback")
+            } else {
+                self.verdict(IpAddr::V4(carried))
+            };
         }
         if !in_v6(address, GLOBAL_UNICAST) {
             let may_be_allowed = is_allowed && in_v6(address, UNIQUE_LOCAL);

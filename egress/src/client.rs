@@ -3,26 +3,21 @@
 //! **Invariants:** nothing is sent anywhere but to an address that was judged for this attempt; a
 //! request ends within its time whatever the receiver does; a success is a success at its headers.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use hookfleet_contract::{
-    name::TenantId,
-    response::{Answer, Control, TransportError, parse_retry_after},
-    target::Target,
-    time::Timestamp,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use hookfleet_contract::response::TransportError;
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     address::Policy,
-    connect::{self, Connection, Connector},
+    connect::{Connection, Connector},
+    exchange::{Exchange, Failure, Request, Response, chain},
     pool::{Key, Pool},
-    resolve::{self, Resolver},
+    resolve::Resolver,
 };
 
 /// The most bytes that one attempt reads, heads and interim responses included.
@@ -32,8 +27,8 @@ const MAX_DRAIN_BYTES: usize = 16 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most bytes of a body that are kept.
 const MAX_KEPT_BYTES: usize = 1 << 10;
-/// The longest `location` that is kept.
-const MAX_LOCATION_BYTES: usize = 512;
+/// How long a receiver that refuses may take to read the rest of its request.
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How often idle connections are looked through.
 const SWEEP_PERIOD: Duration = Duration::from_secs(15);
 
@@ -44,67 +39,22 @@ pub struct Config {
     pub policy: Policy,
     /// PEM files of certificate authorities to trust beside the public ones.
     pub ca_files: Vec<PathBuf>,
+    /// The name servers to ask. Empty: those of the system.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// The way out cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// This machine's own addresses are not known, so they could be called.
+    #[error("cannot list the addresses of this machine")]
+    Interfaces(#[source] io::Error),
     /// The system's resolver configuration cannot be used.
     #[error("cannot set up the resolver")]
     Resolver(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The certificate authorities cannot be used.
     #[error("cannot set up TLS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// One request.
-#[derive(Debug)]
-pub struct Request {
-    /// Whose it is: connections are not shared between tenants.
-    pub tenant: TenantId,
-    /// Where it goes.
-    pub target: Arc<Target>,
-    /// All headers but `host` and `content-length`.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: Bytes,
-    /// How long until the response's headers must be there, from the start.
-    pub timeout: Duration,
-}
-
-/// What came of a request.
-#[derive(Debug)]
-pub struct Exchange {
-    /// The response, or why there is none.
-    pub result: Result<Response, Failure>,
-    /// How long it took.
-    pub duration: Duration,
-    /// Whom it went to. For the operator only.
-    pub address: Option<SocketAddr>,
-}
-
-/// What is kept of a response.
-#[derive(Clone, Debug, Default)]
-pub struct Response {
-    /// 200 to 599.
-    pub status: u16,
-    /// `retry-after`.
-    pub retry_after: Option<String>,
-    /// `webhook-delivery`, if it said something known.
-    pub control: Option<Control>,
-    /// `location`, its first 512 bytes.
-    pub location: Option<String>,
-    /// The first KiB of the body, unless the response is a success.
-    pub body: Bytes,
-}
-
-/// Why there is no response.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// What a tenant may know.
-    pub error: TransportError,
-    /// What the operator may know besides.
-    pub detail: String,
 }
 
 /// The way out; cheap to clone.
@@ -127,13 +77,13 @@ impl Egress {
     /// # Errors
     /// See [`Error`].
     pub fn new(mut config: Config) -> Result<Self, Error> {
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+        let interfaces = if_addrs::get_if_addrs().map_err(Error::Interfaces)?;
         config
             .policy
             .own
             .extend(interfaces.iter().map(if_addrs::Interface::ip));
-        let resolver =
-            Resolver::new(config.policy).map_err(|error| Error::Resolver(error.into()))?;
+        let resolver = Resolver::new(config.policy, &config.resolvers)
+            .map_err(|error| Error::Resolver(error.into()))?;
         Self::with_resolver(resolver, &config.ca_files)
     }
 
@@ -171,8 +121,9 @@ impl Egress {
         let deadline = started + request.timeout;
         let key = Key::new(request.tenant.clone(), &request.target);
         let answered = timeout_at(deadline, self.send(request, &key, address)).await;
-        let (response, connection) = answered
-            .unwrap_or_else(|_| Err(failure(TransportError::Timeout, "no response in time")))?;
+        let (response, connection) = answered.unwrap_or_else(|_| {
+            Err(Failure::new(TransportError::Timeout, "no response in time"))
+        })?;
         self.read(response, connection, key).await
     }
 
@@ -184,11 +135,11 @@ impl Egress {
     ) -> Result<(http::Response<Incoming>, Connection), Failure> {
         let target = Arc::clone(&request.target);
         let addresses = self.0.resolver.resolve(&target).await?;
-        let mut http_request = http_request(request);
+        let mut http_request = request.into_http()?;
         let pooled = self.0.pool.take(key, &addresses, Instant::now());
         if let Some(mut connection) = pooled {
             *address = Some(connection.address);
-            connection.budget.refill(MAX_READ_BYTES);
+            refill(&connection, &mut http_request);
             match connection.requests.try_send_request(http_request).await {
                 Ok(response) => return Ok((response, connection)),
                 // The receiver closed while it waited; nothing was sent, so nothing is repeated.
@@ -200,7 +151,7 @@ impl Egress {
         }
         let mut connection = self.0.connector.connect(&target, &addresses).await?;
         *address = Some(connection.address);
-        connection.budget.refill(MAX_READ_BYTES);
+        refill(&connection, &mut http_request);
         match connection.requests.send_request(http_request).await {
             Ok(response) => Ok((response, connection)),
             Err(error) => Err(http_failure(&error, &connection)),
@@ -211,35 +162,29 @@ impl Egress {
     async fn read(
         &self,
         response: http::Response<Incoming>,
-        connection: Connection,
+        mut connection: Connection,
         key: Key,
     ) -> Result<Response, Failure> {
         let (head, body) = response.into_parts();
-        let status = head.status;
-        if !(200..=599).contains(&status.as_u16()) {
-            return Err(failure(
-                TransportError::Protocol,
-                &format!("status {status}"),
+        let mut response = Response::of(&head)?;
+        if connection.budget.is_spent() {
+            return Err(Failure::new(
+                TransportError::ResponseTooLarge,
+                "too many interim responses",
             ));
         }
-        let text = |name: HeaderName| head.headers.get(name)?.to_str().ok();
-        let control = text(HeaderName::from_static("webhook-delivery")).and_then(Control::parse);
-        let location = head.headers.get(header::LOCATION).map(truncated);
         let (is_whole, kept) = drain(body).await;
-        if is_whole {
+        // Who took the event may take its time to read it; who refuses is sent no more of it.
+        let patience = if response.is_success() {
+            DRAIN_TIMEOUT
+        } else {
+            response.body = kept;
+            SETTLE_TIMEOUT
+        };
+        if is_whole && connection.settles(patience).await {
             self.0.pool.put(key, connection, Instant::now());
         }
-        Ok(Response {
-            status: status.as_u16(),
-            retry_after: text(header::RETRY_AFTER).map(ToOwned::to_owned),
-            control,
-            location,
-            body: if status.is_success() {
-                Bytes::new()
-            } else {
-                kept
-            },
-        })
+        Ok(response)
     }
 
     /// Starts the task that closes idle connections; it ends with the last handle.
@@ -259,20 +204,11 @@ impl Egress {
     }
 }
 
-fn http_request(request: Request) -> http::Request<Full<Bytes>> {
-    let mut headers = request.headers;
-    let target = request.target;
-    if let Ok(host) = HeaderValue::from_str(&target.authority()) {
-        headers.insert(header::HOST, host);
-    }
-    headers.insert(header::CONTENT_LENGTH, request.body.len().into());
-    let mut http_request = http::Request::new(Full::new(request.body));
-    *http_request.method_mut() = Method::POST;
-    if let Ok(uri) = target.path_and_query().parse() {
-        *http_request.uri_mut() = uri;
-    }
-    *http_request.headers_mut() = headers;
-    http_request
+/// Gives an attempt what it may read.
+fn refill<B>(connection: &Connection, http_request: &mut http::Request<B>) {
+    connection.budget.refill(MAX_READ_BYTES);
+    let budget = connection.budget.clone();
+    hyper::ext::on_informational(http_request, move |_| budget.spend_interim());
 }
 
 /// Reads a body so far as to free its connection. Says whether it was read to its end, and what it
@@ -303,12 +239,6 @@ async fn drain(mut body: Incoming) -> (bool, Bytes) {
     (is_whole, kept.freeze())
 }
 
-fn truncated(value: &HeaderValue) -> String {
-    let bytes = value.as_bytes();
-    let end = bytes.len().min(MAX_LOCATION_BYTES);
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
-}
-
 fn http_failure(error: &hyper::Error, connection: &Connection) -> Failure {
     let kind = if connection.budget.is_spent() || error.is_parse_too_large() {
         TransportError::ResponseTooLarge
@@ -318,64 +248,5 @@ fn http_failure(error: &hyper::Error, connection: &Connection) -> Failure {
         // Closed, reset, cut off: there is no answer and none will come.
         TransportError::Reset
     };
-    failure(kind, &chain(error))
-}
-
-fn failure(error: TransportError, detail: &str) -> Failure {
-    Failure {
-        error,
-        detail: detail.to_owned(),
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(Some(error), |it| it.source());
-    sources
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
-// === impl Response ===
-
-impl Response {
-    /// What the contract reads of it; `now` is when it came.
-    #[must_use]
-    pub fn answer(&self, now: Timestamp) -> Answer {
-        let retry_after = self.retry_after.as_deref();
-        Answer {
-            status: self.status,
-            retry_after: retry_after.and_then(|it| parse_retry_after(it, now)),
-            control: self.control,
-        }
-    }
-
-    /// Whether the receiver took the request.
-    #[must_use]
-    pub fn is_success(&self) -> bool {
-        StatusCode::from_u16(self.status).is_ok_and(|it| it.is_success())
-    }
-}
-
-// === impl Failure ===
-
-impl From<resolve::Error> for Failure {
-    fn from(error: resolve::Error) -> Self {
-        failure(TransportError::TargetUnreachable, &chain(&error))
-    }
-}
-
-impl From<connect::Error> for Failure {
-    fn from(error: connect::Error) -> Self {
-        let kind = match &error {
-            connect::Error::Connect(_)
-            | connect::Error::ConnectTimeout
-            | connect::Error::Http(_) => TransportError::Connect,
-            connect::Error::OtherPeer(_) => TransportError::TargetUnreachable,
-            connect::Error::Tls(_) | connect::Error::TlsTimeout | connect::Error::Name => {
-                TransportError::Tls
-            }
-        };
-        failure(kind, &chain(&error))
-    }
+    Failure::new(kind, chain(error))
 }

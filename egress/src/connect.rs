@@ -15,6 +15,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -25,6 +26,8 @@ use crate::meter::{Budget, Metered};
 
 /// For all addresses of a target together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For one address, if there are others: less is shorter than the first repetition of a lost SYN.
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(1200);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most headers of a response.
 const MAX_HEADERS: usize = 64;
@@ -60,6 +63,7 @@ pub(crate) struct Connection {
     pub(crate) requests: SendRequest<Full<Bytes>>,
     pub(crate) budget: Budget,
     pub(crate) address: SocketAddr,
+    task: JoinHandle<()>,
 }
 
 // === impl Connector ===
@@ -119,10 +123,12 @@ impl std::fmt::Debug for Connector {
 }
 
 async fn first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Error> {
+    let n_addresses = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let patience = (CONNECT_TIMEOUT / n_addresses).max(MIN_CONNECT_TIMEOUT);
     let mut last = io::ErrorKind::AddrNotAvailable.into();
     for &address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match timeout(patience, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 let peer = stream.peer_addr().map_err(Error::Connect)?;
                 if peer != address {
                     return Err(Error::OtherPeer(peer));
@@ -130,7 +136,8 @@ async fn first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Erro
                 stream.set_nodelay(true).map_err(Error::Connect)?;
                 return Ok((stream, address));
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(Error::Connect(last))
@@ -156,7 +163,7 @@ where
         .handshake(metered)
         .await
         .map_err(Error::Http)?;
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::trace!(%error, "a connection ended");
         }
@@ -165,5 +172,26 @@ where
         requests,
         budget,
         address,
+        task,
     })
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Waits until another request can be sent. `false` if none ever can, or not within the time.
+    pub(crate) async fn settles(&mut self, within: Duration) -> bool {
+        let ready = timeout(within, self.requests.ready()).await;
+        ready.is_ok_and(|it| it.is_ok())
+    }
+}
+
+impl Drop for Connection {
+    /// What is idle closes in peace. What is not might go on sending for as long as its receiver
+    /// likes.
+    fn drop(&mut self) {
+        if !self.requests.is_ready() {
+            self.task.abort();
+        }
+    }
 }

@@ -8,11 +8,13 @@
 pub mod address;
 mod client;
 mod connect;
+mod exchange;
 mod meter;
 mod pool;
 mod resolve;
 
-pub use client::{Config, Egress, Error, Exchange, Failure, Request, Response};
+pub use client::{Config, Egress, Error};
+pub use exchange::{Exchange, Failure, Request, Response};
 
 #[cfg(test)]
 mod tests;

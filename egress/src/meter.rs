@@ -13,9 +13,18 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// The most interim responses of one attempt.
+const MAX_INTERIM: usize = 8;
+
 /// How much one attempt may still read.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Budget(Arc<AtomicUsize>);
+pub(crate) struct Budget(Arc<Left>);
+
+#[derive(Debug, Default)]
+struct Left {
+    n_bytes: AtomicUsize,
+    n_interim: AtomicUsize,
+}
 
 /// A metered connection.
 #[derive(Debug)]
@@ -29,19 +38,28 @@ pub(crate) struct Metered<T> {
 impl Budget {
     /// A new attempt begins.
     pub(crate) fn refill(&self, n_bytes: usize) {
-        self.0.store(n_bytes, Ordering::Relaxed);
+        self.0.n_bytes.store(n_bytes, Ordering::Relaxed);
+        self.0.n_interim.store(MAX_INTERIM, Ordering::Relaxed);
     }
 
     /// Whether everything was read that may be read.
     pub(crate) fn is_spent(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.0.n_bytes.load(Ordering::Relaxed) == 0
+    }
+
+    /// An interim response was read. One too many spends everything.
+    pub(crate) fn spend_interim(&self) {
+        match self.0.n_interim.load(Ordering::Relaxed) {
+            0 => self.0.n_bytes.store(0, Ordering::Relaxed),
+            left => self.0.n_interim.store(left - 1, Ordering::Relaxed),
+        }
     }
 
     /// Only the connection's own task spends.
     fn spend(&self, n_bytes: usize) {
-        let left = self.0.load(Ordering::Relaxed);
-        self.0
-            .store(left.saturating_sub(n_bytes), Ordering::Relaxed);
+        let left = self.0.n_bytes.load(Ordering::Relaxed);
+        let left = left.saturating_sub(n_bytes);
+        self.0.n_bytes.store(left, Ordering::Relaxed);
     }
 }
 

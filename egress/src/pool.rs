@@ -86,9 +86,6 @@ impl Pool {
     pub(crate) fn put(&self, key: Key, connection: Connection, now: Instant) {
         let mut waiting = self.lock();
         if waiting.n_connections >= MAX_IDLE_IN_ALL {
-            waiting.sweep(now);
-        }
-        if waiting.n_connections >= MAX_IDLE_IN_ALL {
             return;
         }
         let connections = waiting.by_key.entry(key).or_default();

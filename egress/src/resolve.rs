@@ -9,7 +9,11 @@ use std::{
 
 use hickory_resolver::{
     TokioResolver,
-    config::{LookupIpStrategy, ResolveHosts, ResolverOpts},
+    config::{
+        ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+        ResolverOpts,
+    },
+    net::{NetError, runtime::TokioRuntimeProvider},
 };
 use hookfleet_contract::target::{Host, Target};
 use tokio::time::timeout;
@@ -25,7 +29,7 @@ const MAX_ANSWERS: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the name does not resolve")]
-    Lookup(#[source] hickory_resolver::net::NetError),
+    Lookup(#[source] NetError),
     #[error("the name did not resolve within {BUDGET:?}")]
     Slow,
     #[error("the name has {0} addresses, may have 1 to {MAX_ANSWERS}")]
@@ -50,22 +54,17 @@ enum Names {
 }
 
 impl Resolver {
-    /// Asks the system's name servers, with absolute names, without the hosts file.
-    pub(crate) fn new(policy: Policy) -> Result<Self, hickory_resolver::net::NetError> {
-        let mut options = ResolverOpts::default();
-        options.ndots = 0;
-        options.timeout = BUDGET;
-        options.attempts = 1;
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.use_hosts_file = ResolveHosts::Never;
-        options.cache_size = 65_536;
-        options.positive_min_ttl = Some(Duration::from_secs(5));
-        options.positive_max_ttl = Some(Duration::from_secs(300));
-        options.negative_min_ttl = Some(Duration::from_secs(5));
-        options.negative_max_ttl = Some(Duration::from_secs(30));
-        let dns = TokioResolver::builder_tokio()?
-            .with_options(options)
-            .build()?;
+    /// Asks these name servers, or the system's if there are none: with absolute names, without the
+    /// hosts file.
+    pub(crate) fn new(policy: Policy, servers: &[SocketAddr]) -> Result<Self, NetError> {
+        let builder = if servers.is_empty() {
+            TokioResolver::builder_tokio()?
+        } else {
+            let servers = servers.iter().map(name_server).collect();
+            let config = ResolverConfig::from_name_servers(servers);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        let dns = builder.with_options(options()).build()?;
         Ok(Self {
             policy,
             names: Names::Dns(Box::new(dns)),
@@ -121,6 +120,29 @@ impl Resolver {
             Names::Scripted(answers) => Ok(answers(name)),
         }
     }
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    for connection in &mut connections {
+        connection.port = address.port();
+    }
+    NameServerConfig::new(address.ip(), true, connections)
+}
+
+fn options() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.ndots = 0;
+    options.timeout = BUDGET;
+    options.attempts = 1;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = 65_536;
+    options.positive_min_ttl = Some(Duration::from_secs(5));
+    options.positive_max_ttl = Some(Duration::from_secs(300));
+    options.negative_min_ttl = Some(Duration::from_secs(5));
+    options.negative_max_ttl = Some(Duration::from_secs(30));
+    options
 }
 
 impl fmt::Debug for Resolver {

@@ -149,6 +149,15 @@ proptest! {
     }
 }
 
+#[test]
+fn a_translators_loopback_stays_shut() {
+    let policy = Policy {
+        allow_loopback: true,
+        ..policy("@nat64")
+    };
+    assert!(policy.check("64:ff9b::7f00:1".parse().unwrap()).is_err());
+}
+
 fn rules(case: &str) -> Rules {
     Rules {
         allow_http: !case.ends_with("@https_only"),

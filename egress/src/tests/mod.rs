@@ -2,4 +2,7 @@
 
 mod behaviour;
 mod cases;
+mod dns;
 mod receiver;
+mod reuse;
+mod tls;
