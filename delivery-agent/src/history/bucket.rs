@@ -2,6 +2,8 @@
 //!
 //! Keys begin with what is asked for and end so that the newest comes first.
 
+use std::collections::BTreeSet;
+
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use hookfleet_contract::{
     id::{DeliveryId, WebhookId},
@@ -23,7 +25,7 @@ pub(super) struct Bucket {
     pub(super) deliveries: Keyspace,
     /// Delivery, then oldest first → attempt.
     pub(super) attempts: Keyspace,
-    /// Event and tenant → its number and its count of deliveries.
+    /// Event and tenant → its number in the journal.
     pub(super) events: Keyspace,
     /// Delivery → the encoded event of a dead letter.
     pub(super) dead: Keyspace,
@@ -42,15 +44,14 @@ impl Day {
         format!("{PREFIX}{kind}-{}", self.0)
     }
 
-    /// The days that have a bucket.
-    pub(super) fn all(database: &Database) -> Vec<Self> {
+    /// The days that have a bucket, or what a crash left of one.
+    pub(super) fn all(database: &Database) -> BTreeSet<Self> {
         let names = database.list_keyspace_names();
         let day = |name: &str| {
-            name.strip_prefix(&format!("{PREFIX}{}-", KINDS[0]))?
-                .parse()
-                .ok()
+            let (_, day) = name.strip_prefix(PREFIX)?.rsplit_once('-')?;
+            day.parse().ok().map(Self)
         };
-        names.iter().filter_map(|it| day(it)).map(Self).collect()
+        names.iter().filter_map(|it| day(it)).collect()
     }
 }
 
@@ -61,11 +62,10 @@ impl Bucket {
         let open = |kind| database.keyspace(&day.name(kind), KeyspaceCreateOptions::default);
         let [deliveries, attempts, events, dead] = KINDS;
         Ok(Self {
-            // Last, so that a day that is listed is whole.
+            deliveries: open(deliveries)?,
             attempts: open(attempts)?,
             events: open(events)?,
             dead: open(dead)?,
-            deliveries: open(deliveries)?,
         })
     }
 

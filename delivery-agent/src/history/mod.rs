@@ -5,6 +5,7 @@
 //! ERROR in the log and a gap here, not a lost delivery.
 
 mod bucket;
+mod query;
 mod row;
 mod writer;
 
@@ -16,7 +17,7 @@ use std::{
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -30,10 +31,11 @@ use hookfleet_contract::{
     name::{DeliveryName, SubscriptionScope, TenantId},
     time::Timestamp,
 };
-use hookfleet_proto::v1::{self, delivery::State};
+use hookfleet_proto::v1;
 use prost::Message as _;
 use tokio::sync::oneshot;
 
+pub use query::{Cursor, Wanted};
 pub use row::{DeliveryRow, EventRow, Row, Standing, Subject};
 
 use crate::journal::Outcome;
@@ -53,6 +55,7 @@ pub struct History {
     buckets: Arc<Buckets>,
     told: mpsc::Sender<Told>,
     backlog: Arc<AtomicUsize>,
+    healthy: Arc<AtomicBool>,
 }
 
 /// The history cannot be read or opened.
@@ -67,24 +70,6 @@ pub enum Error {
     /// The writer's thread could not start.
     #[error("cannot start the thread of the history")]
     Thread(#[from] std::io::Error),
-}
-
-/// Which deliveries are wanted.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// In this state.
-    pub state: Option<State>,
-    /// Of this event, by its name.
-    pub event: Option<String>,
-    /// Of this type of events.
-    pub event_type: Option<String>,
-}
-
-/// Where a page ends: the next one begins after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    day: u64,
-    after: DeliveryId,
 }
 
 /// The days that are open.
@@ -116,11 +101,13 @@ impl History {
         buckets.expire(now)?;
         let (told, receiver) = mpsc::channel();
         let backlog = Arc::<AtomicUsize>::default();
+        let healthy = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             database,
             buckets: Arc::clone(&buckets),
             told: receiver,
             backlog: Arc::clone(&backlog),
+            healthy: Arc::clone(&healthy),
             settle: Box::new(settle),
         };
         thread::Builder::new()
@@ -130,6 +117,7 @@ impl History {
             buckets,
             told,
             backlog,
+            healthy,
         })
     }
 
@@ -145,7 +133,13 @@ impl History {
         self.backlog.load(Ordering::Relaxed)
     }
 
-    /// Resolves when everything told before is on stable storage.
+    /// Whether what was told last could be written.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when everything told before that could be written is on stable storage.
     pub async fn flush(&self) {
         let (flushed, done) = oneshot::channel();
         self.tell(Told::Flush(flushed));
@@ -188,6 +182,18 @@ impl History {
         after: Option<Cursor>,
         limit: usize,
     ) -> Result<(Vec<v1::Delivery>, Option<Cursor>), Error> {
+        self.page(scope, wanted, after, limit, MAX_EXAMINED)
+    }
+
+    /// Looks at `max_examined` deliveries at most.
+    fn page(
+        &self,
+        scope: &SubscriptionScope,
+        wanted: &Wanted,
+        after: Option<Cursor>,
+        limit: usize,
+        max_examined: usize,
+    ) -> Result<(Vec<v1::Delivery>, Option<Cursor>), Error> {
         let prefix = tenant_prefix(&scope.tenant);
         let end = [prefix.as_slice(), &[0xFF; 13]].concat();
         let of_subscription = scope.subscription.as_ref().map(|_| format!("{scope}/"));
@@ -212,7 +218,7 @@ impl History {
                     found.push(delivery);
                 }
                 n_examined += 1;
-                if (found.len() == limit || n_examined == MAX_EXAMINED)
+                if (found.len() == limit || n_examined == max_examined)
                     && let Some(after) = delivery_of(&key)
                 {
                     return Ok((found, Some(Cursor { day: day.0, after })));
@@ -286,48 +292,6 @@ impl fmt::Debug for History {
     }
 }
 
-// === impl Wanted ===
-
-impl Wanted {
-    fn admits(&self, delivery: &v1::Delivery) -> bool {
-        let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|it| it == text);
-        self.state.is_none_or(|it| delivery.state() == it)
-            && is(&self.event, &delivery.event)
-            && is(&self.event_type, &delivery.event_type)
-    }
-}
-
-// === impl Cursor ===
-
-impl Cursor {
-    /// For a page token.
-    #[must_use]
-    pub fn encode(self) -> Vec<u8> {
-        let Self { day, after } = self;
-        [
-            day.to_be_bytes().as_slice(),
-            &after.seq.to_be_bytes(),
-            &after.target.to_be_bytes(),
-        ]
-        .concat()
-    }
-
-    /// From a page token.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (day, rest) = bytes.split_first_chunk()?;
-        let (seq, rest) = rest.split_first_chunk()?;
-        let (target, rest) = rest.split_first_chunk()?;
-        rest.is_empty().then(|| Self {
-            day: u64::from_be_bytes(*day),
-            after: DeliveryId {
-                seq: u64::from_be_bytes(*seq),
-                target: u32::from_be_bytes(*target),
-            },
-        })
-    }
-}
-
 // === impl Buckets ===
 
 impl Buckets {
@@ -342,8 +306,8 @@ impl Buckets {
         if let Some(bucket) = known {
             return Ok(bucket);
         }
-        let bucket = Bucket::open(&self.database, day)?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let bucket = Bucket::open(&self.database, day)?;
         Ok(open.entry(day).or_insert(bucket).clone())
     }
 
@@ -369,12 +333,10 @@ impl Buckets {
                 .try_into()
                 .unwrap_or(0),
         ));
-        let expired: Vec<Bucket> = {
-            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-            let kept = open.split_off(&oldest);
-            std::mem::replace(&mut *open, kept).into_values().collect()
-        };
-        for bucket in expired {
+        // Held to the end, so that a day is not opened again while it is half gone.
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let kept = open.split_off(&oldest);
+        for bucket in std::mem::replace(&mut *open, kept).into_values() {
             bucket.delete(&self.database)?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
 };
@@ -39,15 +39,15 @@ pub(super) struct Writer {
     pub(super) buckets: Arc<Buckets>,
     pub(super) told: mpsc::Receiver<Told>,
     pub(super) backlog: Arc<AtomicUsize>,
+    pub(super) healthy: Arc<AtomicBool>,
     /// Tells the log what has become of a delivery.
     pub(super) settle: Box<dyn Fn(Outcome) + Send>,
 }
 
 impl Writer {
     pub(super) fn run(self) {
-        let mut flushes = Vec::new();
         while let Ok(first) = self.told.recv() {
-            let (mut rows, mut outcomes) = (Vec::new(), Vec::new());
+            let (mut rows, mut outcomes, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
             for told in std::iter::once(first)
                 .chain(self.told.try_iter())
                 .take(MAX_BATCH)
@@ -67,8 +67,8 @@ impl Writer {
                 }
                 Ok(())
             });
-            if let Err(error) = written {
-                tracing::error!(%error, n_rows = rows.len(), "the history has a gap");
+            self.note(&written, rows.len());
+            if written.is_err() {
                 // A dead letter that cannot be kept is not one yet: the next start finds it pending.
                 outcomes.retain(|it| !is_dead(it));
             }
@@ -77,14 +77,32 @@ impl Writer {
             if !flushes.is_empty() {
                 match self.database.persist(PersistMode::SyncAll) {
                     Ok(()) => {
-                        for flush in flushes.drain(..) {
+                        for flush in flushes {
                             // Whoever asked may have gone.
                             let _gone = flush.send(());
                         }
                     }
+                    // Whoever waits is told by the channel's end.
                     Err(error) => tracing::error!(%error, "cannot flush the history"),
                 }
             }
+        }
+    }
+
+    /// Says once that the history has a gap, however long it gets.
+    fn note(&self, written: &Result<(), Error>, n_rows: usize) {
+        if n_rows == 0 {
+            // A flush on its own says nothing of the disk's health.
+            return;
+        }
+        let was_healthy = self.healthy.swap(written.is_ok(), Ordering::Relaxed);
+        match written {
+            Err(error) if was_healthy => {
+                tracing::error!(%error, n_rows, "the history has a gap");
+            }
+            Err(error) => tracing::debug!(%error, n_rows, "the gap of the history grows"),
+            Ok(()) if !was_healthy => tracing::warn!("the history is written again"),
+            Ok(()) => {}
         }
     }
 

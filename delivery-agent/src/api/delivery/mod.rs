@@ -1,5 +1,8 @@
 //! `DeliveryService`: wire to history and back.
 
+#[cfg(test)]
+mod tests;
+
 use hookfleet_contract::{
     event::Event,
     name::{DeliveryName, EventName, SubscriptionScope},
@@ -45,12 +48,8 @@ impl Deliveries {
         read: impl FnOnce(&History) -> Result<T, history::Error> + Send + 'static,
     ) -> Result<T, ApiError> {
         let history = self.redeliverer.history.clone();
-        let read = tokio::task::spawn_blocking(move || read(&history)).await;
-        match read {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(error)) => Err(history_error(&error)),
-            Err(_) => Err(ApiError::internal("reading the history failed")),
-        }
+        let read = blocking(move || read(&history)).await?;
+        read.map_err(|error| history_error(&error))
     }
 
     async fn delivery(&self, name: DeliveryName) -> Result<Delivery, ApiError> {
@@ -63,11 +62,10 @@ impl Deliveries {
         let not_found = || ApiError::not_found(name.to_string());
         let (tenant, id) = (name.tenant.clone(), name.event);
         let seq = self.read(move |history| history.event(&tenant, id)).await?;
-        let stored = self
-            .redeliverer
-            .ingest
-            .journal
-            .read(seq.ok_or_else(not_found)?);
+        let seq = seq.ok_or_else(not_found)?;
+        let journal = self.redeliverer.ingest.journal.clone();
+        // Of an event that is not recent, a whole segment may have to be read.
+        let stored = blocking(move || journal.read(seq)).await?;
         let stored = stored.map_err(|error| journal_error(&error))?;
         let stored = stored
             .filter(|it| it.tenant == name.tenant)
@@ -104,7 +102,7 @@ impl DeliveryService for Deliveries {
         let limit = page_size(request.page_size)?;
         let list = ["deliveries", &request.parent, &request.filter];
         let after = self.pages.open(list[0], &list[1..], &request.page_token)?;
-        let after = after.as_deref().and_then(Cursor::decode);
+        let after = cursor(after, Cursor::decode)?;
         let page = self.read(move |history| history.deliveries(&scope, &wanted, after, limit));
         let (deliveries, next) = page.await?;
         let token = |it: Cursor| {
@@ -127,9 +125,8 @@ impl DeliveryService for Deliveries {
         let limit = page_size(request.page_size)?;
         let list = ["attempts", &request.parent, &request.filter];
         let after = self.pages.open(list[0], &list[1..], &request.page_token)?;
-        let after = after
-            .and_then(|it| it.try_into().ok())
-            .map_or(0, i32::from_be_bytes);
+        let number = |it: &[u8]| it.try_into().ok().map(i32::from_be_bytes);
+        let after = cursor(after, number)?.unwrap_or(0);
         let id = name.delivery;
         self.delivery(name).await?;
         // There are at most 185.
@@ -175,6 +172,24 @@ impl DeliveryService for Deliveries {
     }
 }
 
+/// Does it on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|_| ApiError::internal("reading failed"))
+}
+
+/// What a page token says. Beginning anew on one that cannot be read would repeat what was listed.
+fn cursor<T>(
+    token: Option<Vec<u8>>,
+    decode: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<Option<T>, ApiError> {
+    let invalid = || ApiError::invalid_field("page_token", "is a token of another version");
+    let decode = |it: Vec<u8>| decode(&it).ok_or_else(invalid);
+    token.map(decode).transpose()
+}
+
 fn parse<T: std::str::FromStr>(field: &str, text: &str) -> Result<T, ApiError>
 where
     T::Err: std::fmt::Display,
@@ -185,40 +200,36 @@ where
 
 fn wanted(filter: &str) -> Result<Wanted, ApiError> {
     let filter = Filter::parse(filter, &["state", "event", "event_type"])?;
-    let state = match filter.get("state") {
-        None => None,
-        Some(name) => Some(State::from_str_name(name).ok_or_else(|| {
-            ApiError::invalid_field(
-                "filter",
-                "state must be PENDING, SUCCEEDED or DEAD_LETTERED",
-            )
-        })?),
+    let invalid = |description: String| ApiError::invalid_field("filter", description);
+    let state = |name| {
+        let state = State::from_str_name(name).filter(|it| *it != State::Unspecified);
+        let description = "state must be PENDING, SUCCEEDED or DEAD_LETTERED";
+        state.ok_or_else(|| invalid(description.to_owned()))
     };
-    let text = |field| filter.get(field).map(ToOwned::to_owned);
+    let event = |name: &str| match name.parse::<EventName>() {
+        Ok(name) => Ok(name.to_string()),
+        Err(error) => Err(invalid(format!("event is not a name: {error}"))),
+    };
     Ok(Wanted {
-        state,
-        event: text("event"),
-        event_type: text("event_type"),
+        state: filter.get("state").map(state).transpose()?,
+        event: filter.get("event").map(event).transpose()?,
+        event_type: filter.get("event_type").map(ToOwned::to_owned),
     })
 }
 
 fn admits(filter: &str) -> Result<impl Fn(&Attempt) -> bool + use<>, ApiError> {
     let filter = Filter::parse(filter, &["outcome", "status_code"])?;
     let invalid = |description: &str| ApiError::invalid_field("filter", description);
-    let outcome = match filter.get("outcome") {
-        None => None,
-        Some(name) => Some(
-            Outcome::from_str_name(name)
-                .ok_or_else(|| invalid("outcome must be DELIVERED, RETRY, REJECTED or SUSPEND"))?,
-        ),
+    let outcome = |name| {
+        let outcome = Outcome::from_str_name(name).filter(|it| *it != Outcome::Unspecified);
+        outcome.ok_or_else(|| invalid("outcome must be DELIVERED, RETRY, REJECTED or SUSPEND"))
     };
-    let status_code = match filter.get("status_code") {
-        None => None,
-        Some(text) => Some(
-            text.parse::<i32>()
-                .map_err(|_| invalid("status_code must be a number"))?,
-        ),
+    let status_code = |text: &str| {
+        let code = text.parse::<i32>();
+        code.map_err(|_| invalid("status_code must be a number"))
     };
+    let outcome = filter.get("outcome").map(outcome).transpose()?;
+    let status_code = filter.get("status_code").map(status_code).transpose()?;
     Ok(move |attempt: &Attempt| {
         outcome.is_none_or(|it| attempt.outcome() == it)
             && status_code.is_none_or(|it| attempt.status_code == it)
