@@ -133,6 +133,12 @@ impl ApiError {
         Self::new(Code::PermissionDenied, "PERMISSION_DENIED", "not permitted")
     }
 
+    /// What was kept cannot be read any more: `DATA_LOSS`. Asking again is of no use.
+    #[must_use]
+    pub fn data_loss(message: impl Into<String>) -> Self {
+        Self::new(Code::DataLoss, "DATA_LOSS", message)
+    }
+
     /// A fault of ours: `INTERNAL`. The message must not tell more than the caller may know.
     #[must_use]
     pub fn internal(message: impl Into<String>) -> Self {

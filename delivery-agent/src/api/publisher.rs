@@ -199,12 +199,15 @@ pub(super) fn journal_error(error: &journal::Error) -> ApiError {
         journal::Error::DiskFull => {
             ApiError::exhausted("DISK_FULL", "the disk is nearly full", pause)
         }
+        journal::Error::Corrupt { seq } => {
+            tracing::error!(seq, "an event is damaged");
+            ApiError::data_loss("the event is damaged")
+        }
         other @ (journal::Error::TooLarge { .. }
         | journal::Error::Stopped
         | journal::Error::Locked(_)
         | journal::Error::Foreign { .. }
         | journal::Error::Format { .. }
-        | journal::Error::Corrupt { .. }
         | journal::Error::Io { .. }
         | journal::Error::Database(_)) => {
             tracing::error!(error = %other, "the journal refuses events");

@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** answered only after the journal has it.
 
+use bytes::Bytes;
 use hookfleet_contract::{
     event::Event,
     id::{DeliveryId, WebhookId},
@@ -13,7 +14,7 @@ use hookfleet_contract::{
 use super::Ingest;
 use crate::{
     history::{self, History},
-    journal::{self, NewEvent, Target},
+    journal::{self, Journal, NewEvent, Target},
 };
 
 /// Why an event is not delivered again.
@@ -67,11 +68,9 @@ async fn redeliver(
     delivery: &DeliveryName,
 ) -> Result<Redelivered, Error> {
     let id = delivery.delivery;
-    let stored = ingest.journal.read(id.seq)?.map(|it| it.event.clone());
-    let event = match stored {
-        Some(event) => event,
-        None => history.dead_event(id)?.ok_or(Error::NotKept(id))?,
-    };
+    let (journal, history) = (ingest.journal.clone(), history.clone());
+    let kept = tokio::task::spawn_blocking(move || kept(&journal, &history, id));
+    let event = kept.await.map_err(|_| Error::NotKept(id))??;
     let parsed = Event::decode(&event).map_err(|_| Error::NotKept(id))?;
     let tenant = ingest.directory.tenant(&delivery.tenant);
     let subscription = tenant
@@ -105,4 +104,15 @@ async fn redeliver(
         },
         accept_time,
     })
+}
+
+/// The event of a delivery: in the journal for a few days, with a dead letter for longer. Blocks on
+/// the disk.
+fn kept(journal: &Journal, history: &History, delivery: DeliveryId) -> Result<Bytes, Error> {
+    match journal.read(delivery.seq)? {
+        Some(stored) => Ok(stored.event.clone()),
+        None => history
+            .dead_event(delivery)?
+            .ok_or(Error::NotKept(delivery)),
+    }
 }
