@@ -2,7 +2,7 @@
 //! outcome → next attempt. Pure: no IO, no clock, no randomness.
 //!
 //! - [`time`], [`name`], [`id`], [`slot`], [`violation`]: the words everything else is said in.
-//! - [`event`], [`pattern`]: what may be published, and who wants it.
+//! - [`event`], [`pattern`], [`partition`]: what may be published, who wants it, and in which order.
 //! - [`subscription`], [`target`], [`header`]: what may be subscribed.
 //! - [`mod@format`], [`signature`], [`request`]: the request.
 //! - [`response`], [`retry`]: what the answer means, and when the next attempt is due.
@@ -13,6 +13,7 @@ pub mod format;
 pub mod header;
 pub mod id;
 pub mod name;
+pub mod partition;
 pub mod pattern;
 pub mod request;
 pub mod response;

@@ -3,10 +3,12 @@
 use clap::{Args, Subcommand, ValueEnum};
 use hookfleet_proto::v1::{
     BodyMode, CreateSubscriptionRequest, DeleteSubscriptionRequest, GetSubscriptionRequest,
-    ListSubscriptionsRequest, ResumeSubscriptionRequest, RotateSecretRequest, SignatureAlgorithm,
-    Subscription, SuspendSubscriptionRequest, UpdateSubscriptionRequest,
+    ListSubscriptionsRequest, Ordering, ResumeSubscriptionRequest, RetryPolicy,
+    RotateSecretRequest, SignatureAlgorithm, Subscription, SuspendSubscriptionRequest,
+    UpdateSubscriptionRequest, retry_policy,
     subscription_service_client::SubscriptionServiceClient,
 };
+use prost_types::Duration;
 use tonic::transport::Channel;
 
 use crate::{
@@ -43,6 +45,8 @@ enum Verb {
         /// Sign with a key pair as well.
         #[arg(long)]
         ed25519: bool,
+        #[command(flatten)]
+        delivery: Delivery,
     },
     /// Show a subscription.
     Get(Which),
@@ -54,7 +58,7 @@ enum Verb {
         #[arg(long, default_value = "")]
         filter: String,
     },
-    /// Change where callbacks go or which types of events do.
+    /// Change where callbacks go, which types of events do, or how they are delivered.
     Update {
         #[command(flatten)]
         which: Which,
@@ -64,6 +68,8 @@ enum Verb {
         /// The new event types, repeated.
         #[arg(long = "event-type")]
         event_types: Vec<String>,
+        #[command(flatten)]
+        delivery: Delivery,
     },
     /// Unsubscribe.
     Delete(Which),
@@ -81,6 +87,29 @@ struct Which {
     tenant: String,
     /// The subscription's id.
     subscription: String,
+}
+
+/// How a subscription is delivered.
+#[derive(Debug, Args)]
+struct Delivery {
+    /// The most attempts in flight at once.
+    #[arg(long)]
+    max_in_flight: Option<i32>,
+    /// The most attempts that start in a second.
+    #[arg(long)]
+    max_requests_per_second: Option<f64>,
+    /// How many seconds an attempt may wait for the response's headers.
+    #[arg(long)]
+    timeout: Option<i64>,
+    /// Attempt events with the same `partitionkey` one after the other.
+    #[arg(long)]
+    ordered: bool,
+    /// Seconds between attempts, repeated; one more attempt than there are delays.
+    #[arg(long = "retry-delay")]
+    retry_delays: Vec<i64>,
+    /// No attempt starts later than this many seconds after the event was accepted.
+    #[arg(long)]
+    ttl: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -104,6 +133,7 @@ impl Arguments {
                 id,
                 body_mode,
                 ed25519,
+                delivery,
             } => {
                 let mut algorithms = vec![SignatureAlgorithm::HmacSha256.into()];
                 algorithms.extend(ed25519.then_some(i32::from(SignatureAlgorithm::Ed25519)));
@@ -114,7 +144,7 @@ impl Arguments {
                         event_types,
                         body_mode: BodyMode::from(body_mode).into(),
                         signature_algorithms: algorithms,
-                        ..Subscription::default()
+                        ..delivery.into()
                     }),
                     subscription_id: id,
                     ..CreateSubscriptionRequest::default()
@@ -131,6 +161,7 @@ impl Arguments {
                 which,
                 callback_url,
                 event_types,
+                delivery,
             } => {
                 // Without a mask, the fields that are set are the ones to change.
                 let request = UpdateSubscriptionRequest {
@@ -138,7 +169,7 @@ impl Arguments {
                         name: which.name(),
                         callback_url: callback_url.unwrap_or_default(),
                         event_types,
-                        ..Subscription::default()
+                        ..delivery.into()
                     }),
                     ..UpdateSubscriptionRequest::default()
                 };
@@ -241,6 +272,30 @@ impl Which {
             "tenants/{}/subscriptions/{}",
             self.tenant, self.subscription
         )
+    }
+}
+
+impl From<Delivery> for Subscription {
+    /// A subscription with these fields and no others.
+    fn from(delivery: Delivery) -> Self {
+        let seconds = |seconds| Duration { seconds, nanos: 0 };
+        let delays: Vec<_> = delivery.retry_delays.into_iter().map(seconds).collect();
+        let has_delays = !delays.is_empty();
+        let schedule = retry_policy::Schedule::Delays(retry_policy::Delays { delays });
+        let policy = RetryPolicy {
+            schedule: has_delays.then_some(schedule),
+            ttl: delivery.ttl.map(seconds),
+            ..RetryPolicy::default()
+        };
+        let ordering = delivery.ordered.then_some(Ordering::ByPartitionKey);
+        Self {
+            retry_policy: (policy != RetryPolicy::default()).then_some(policy),
+            timeout: delivery.timeout.map(seconds),
+            max_in_flight: delivery.max_in_flight.unwrap_or_default(),
+            max_requests_per_second: delivery.max_requests_per_second.unwrap_or_default(),
+            ordering: ordering.unwrap_or_default().into(),
+            ..Self::default()
+        }
     }
 }
 

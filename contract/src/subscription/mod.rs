@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use hookfleet_proto::{
     fleet::{SecretKey, SubscriptionSpec},
-    v1::{self, BodyMode},
+    v1::{self, BodyMode, Ordering},
 };
 use http::{HeaderName, HeaderValue};
 
@@ -50,6 +50,10 @@ pub struct Subscription {
     pub timeout: Duration,
     /// How many attempts may be in flight at once.
     pub max_in_flight: u32,
+    /// How many attempts may start in a second, if that is limited.
+    pub max_requests_per_second: Option<f64>,
+    /// Events with the same partition key are attempted one after the other.
+    pub is_ordered: bool,
     /// What signs, newest first.
     pub keys: Vec<Key>,
     /// Deliveries wait.
@@ -106,6 +110,9 @@ impl Subscription {
                 Ok(0) | Err(_) => DEFAULT_MAX_IN_FLIGHT,
                 Ok(max) => max,
             },
+            max_requests_per_second: Some(subscription.max_requests_per_second)
+                .filter(|it| *it > 0.0),
+            is_ordered: subscription.ordering() == Ordering::ByPartitionKey,
             keys,
             suspended: subscription.state() == v1::subscription::State::Suspended,
         })

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use hookfleet_proto::v1::{self, BodyMode, RetryPreset, SignatureAlgorithm};
+use hookfleet_proto::v1::{self, BodyMode, Ordering, RetryPreset, SignatureAlgorithm};
 
 use super::duration;
 use crate::{
@@ -17,6 +17,7 @@ const MAX_EVENT_TYPES: usize = 64;
 const DAY: Duration = Duration::from_secs(86_400);
 const DELAY: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
 const TTL: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(7 * 86_400);
+const RATE: RangeInclusive<f64> = 0.01..=10_000.0;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
 /// Checks the fields that a subscription's owner sets.
@@ -43,6 +44,17 @@ pub fn validate(subscription: &v1::Subscription, rules: &Rules) -> Result<(), Vi
     }
     if !(0..=1000).contains(&subscription.max_in_flight) {
         violation.push("max_in_flight", "must be 1 to 1000");
+    }
+    let rate = subscription.max_requests_per_second;
+    if rate != 0.0 && !RATE.contains(&rate) {
+        let (from, to) = (RATE.start(), RATE.end());
+        violation.push(
+            "max_requests_per_second",
+            format!("must be {from} to {to}, or 0 for no limit"),
+        );
+    }
+    if Ordering::try_from(subscription.ordering).is_err() {
+        violation.push("ordering", "must be UNORDERED or BY_PARTITION_KEY");
     }
     signing(subscription, violation);
     violations.into_result(())

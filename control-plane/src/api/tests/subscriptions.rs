@@ -108,6 +108,8 @@ async fn everything_that_is_wrong_with_a_new_one_is_named() {
         callback_url: "http://10.0.0.1/".to_owned(),
         signing_secret: "secret".to_owned(),
         max_in_flight: 1001,
+        max_requests_per_second: f64::NAN,
+        ordering: 7,
         headers: vec![Header {
             name: "Host".to_owned(),
             value: "x".to_owned(),
@@ -121,6 +123,8 @@ async fn everything_that_is_wrong_with_a_new_one_is_named() {
         "event_types",
         "headers[0].name",
         "max_in_flight",
+        "max_requests_per_second",
+        "ordering",
         "signing_secret",
     ] {
         assert!(

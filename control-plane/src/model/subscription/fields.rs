@@ -42,6 +42,9 @@ impl Masked for Subscription {
         field!(retry_policy, |it| it.retry_policy.is_some()),
         field!(timeout, |it| it.timeout.is_some()),
         field!(max_in_flight, |it| it.max_in_flight != 0),
+        field!(max_requests_per_second, |it| it.max_requests_per_second
+            != 0.0),
+        field!(ordering, |it| it.ordering != 0),
         field!(signature_algorithms, |it| !it
             .signature_algorithms
             .is_empty()),

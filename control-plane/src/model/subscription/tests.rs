@@ -145,6 +145,8 @@ fn every_field_that_callers_set_is_replaced_by_a_star() {
             nanos: 0,
         }),
         max_in_flight: 3,
+        max_requests_per_second: 2.5,
+        ordering: v1::Ordering::ByPartitionKey.into(),
         signature_algorithms: vec![SignatureAlgorithm::HmacSha256.into()],
         ..asked()
     };
