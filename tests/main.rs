@@ -9,5 +9,6 @@
 
 mod e2e;
 mod harness;
+mod simulation;
 #[path = "tidy.rs"]
 mod tidy;

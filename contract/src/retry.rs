@@ -188,6 +188,15 @@ impl Schedule {
         }
     }
 
+    /// The longest of the delays.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        match self {
+            Self::Delays(delays) => delays.iter().max().copied().unwrap_or_default(),
+            Self::Exponential { max, .. } => *max,
+        }
+    }
+
     fn max_attempts(&self) -> u32 {
         match self {
             Self::Delays(delays) => u32::try_from(delays.len())

@@ -14,7 +14,7 @@ use hookfleet_contract::{
     subscription::Subscription,
 };
 
-use crate::core::Uid;
+use crate::core::{Settings, Uid};
 
 /// A cheap handle to what is known.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,30 @@ impl Directory {
     #[must_use]
     pub fn subscription(&self, uid: &Uid) -> Option<Arc<Subscription>> {
         self.read(|known| known.by_uid.get(uid).cloned())
+    }
+
+    /// What the core needs to know of the subscription with this uid, if it is known.
+    #[must_use]
+    pub fn settings(&self, uid: &Uid) -> Option<Settings> {
+        self.read(|known| {
+            let subscription = known.by_uid.get(uid)?;
+            let tenant = known.tenants.get(&subscription.name.tenant)?;
+            let suspended = tenant.suspended || subscription.suspended;
+            Some(Self::settings_of(subscription, suspended))
+        })
+    }
+
+    /// What the core needs to know of a subscription.
+    #[must_use]
+    pub fn settings_of(subscription: &Subscription, suspended: bool) -> Settings {
+        Settings {
+            tenant: subscription.name.tenant.clone(),
+            endpoint: subscription.target.origin().into(),
+            policy: Arc::clone(&subscription.policy),
+            max_in_flight: subscription.max_in_flight,
+            max_requests_per_second: subscription.max_requests_per_second,
+            suspended,
+        }
     }
 
     /// Puts changes in force and says what they mean for deliveries.

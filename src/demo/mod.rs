@@ -101,7 +101,7 @@ async fn show(channel: Channel) -> anyhow::Result<()> {
         let temper = match subscriber.temper {
             Temper::Good => "",
             Temper::Moody => ", which is down for some events' first attempt",
-            Temper::Failing => ", which always answers 500",
+            Temper::Failing => ", which always answers 500, final for this one",
         };
         let types = subscriber.event_types.join(", ");
         output::line(format_args!(
@@ -166,6 +166,11 @@ async fn subscribe(
                 .collect(),
             retry_policy: Some(RetryPolicy {
                 schedule: Some(schedule),
+                // Else its deliveries would wait until it is well again.
+                non_retryable_status_codes: match subscriber.temper {
+                    Temper::Failing => vec![500],
+                    Temper::Good | Temper::Moody => Vec::new(),
+                },
                 ..RetryPolicy::default()
             }),
             ..Subscription::default()

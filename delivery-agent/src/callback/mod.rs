@@ -4,12 +4,13 @@
 //! **Invariant:** whatever the event or the receiver does, an attempt ends, within its timeout, with
 //! a verdict.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use hookfleet_contract::{
     event::Event,
     format,
+    id::DeliveryId,
     request::{self, Trace},
     response::{TransportError, Verdict, classify},
     retry::{Jitter, Retry},
@@ -77,7 +78,7 @@ impl Caller {
     }
 
     async fn attempt(&self, attempt: Attempt, subscription: &Subscription) -> Completed {
-        let (stored, event) = match self.read(attempt, subscription) {
+        let (stored, event) = match self.read(attempt.delivery, subscription) {
             Ok(read) => read,
             Err(unsent) => return self.unsent(attempt, unsent),
         };
@@ -121,7 +122,11 @@ impl Caller {
         let verdict = judge(&exchange, subscription, started);
         let record = record(number, started, &exchange, &verdict);
         Completed {
-            finished: finished(attempt, verdict, true, stored.accept_time, expiry),
+            finished: Finished {
+                status: exchange.result.as_ref().ok().map(|it| it.status),
+                duration: exchange.duration,
+                ..finished(attempt, verdict, true, stored.accept_time, expiry)
+            },
             record: Some(record),
             event: Some(stored),
         }
@@ -130,7 +135,7 @@ impl Caller {
     /// Reads the event back and checks that it is not too late for it.
     fn read(
         &self,
-        attempt: Attempt,
+        delivery: DeliveryId,
         subscription: &Subscription,
     ) -> Result<(Arc<StoredEvent>, Event), Unsent> {
         let unsent = |verdict, failure, event, expiry| Unsent {
@@ -140,7 +145,6 @@ impl Caller {
             event,
         };
         let lost = Verdict::Reject(DeadLetterReason::EventLost);
-        let delivery = attempt.delivery;
         let stored = match self.journal.read(delivery.seq) {
             Ok(Some(stored)) => stored,
             Ok(None) => {
@@ -177,6 +181,21 @@ impl Caller {
             ));
         }
         Ok((stored, event))
+    }
+
+    /// Why a delivery that cannot be attempted now is over, if it is. Blocks on the disk.
+    #[must_use]
+    pub fn review(
+        &self,
+        delivery: DeliveryId,
+        subscription: &Subscription,
+    ) -> Option<DeadLetterReason> {
+        let read = self.read(delivery, subscription);
+        let verdict = read.err().map(|unsent| unsent.verdict);
+        match verdict {
+            Some(Verdict::Reject(reason)) => Some(reason),
+            Some(Verdict::Delivered | Verdict::Retry(_) | Verdict::Suspend(_)) | None => None,
+        }
     }
 
     fn unsent(&self, attempt: Attempt, unsent: Unsent) -> Completed {
@@ -216,13 +235,16 @@ fn finished(
     Finished {
         delivery: attempt.delivery,
         verdict,
+        status: None,
         attempted,
+        duration: Duration::ZERO,
         accept_time,
         expiry,
         jitter: Jitter {
             delay: rand::random(),
             retry_after: rand::random(),
         },
+        spread: rand::random(),
     }
 }
 
@@ -230,7 +252,7 @@ fn finished(
 fn ours() -> Verdict {
     Verdict::Retry(Retry {
         failure: FailureKind::Internal,
-        minimum: std::time::Duration::from_secs(1),
+        minimum: Duration::from_secs(1),
         retry_after: None,
         throttled: true,
         pause_endpoint: false,

@@ -1,214 +1,263 @@
 //! The core: decides which delivery is attempted when. It performs nothing, reads no clock and
 //! draws no randomness; the driver feeds it and carries out its commands.
 //!
-//! To follow one delivery: [`Core::handle_accepted`] puts it into its subscription's queue;
-//! [`Core::poll_command`] picks it with a permit and a place in the window, and says
-//! [`Command::Attempt`]; [`Core::handle_finished`] settles it or defers it to its next attempt;
-//! a timer brings it back by [`Command::Load`] and [`Core::handle_loaded`].
+//! To follow one delivery: [`Core::handle_accepted`] puts it into its subscription's [`queue`]; its
+//! subscription enters a [`lane`]; [`Core::poll_command`] takes it from there ([`pick`]) when there is
+//! a permit, and says [`Command::Attempt`]; [`Core::handle_finished`] learns from the outcome
+//! ([`finish`]) and settles the delivery or defers it to its next attempt; a timer brings it back by
+//! [`Command::Load`] and [`Core::handle_loaded`].
+//!
+//! What keeps an attempt from starting, from the inside out: the delivery's time, the subscription's
+//! window, rate and [`breaker`], a pause its receiver asked for, the [`endpoint`] (out of reach, or
+//! full), the cap of its lane, the tenant's turn, the budgets, the permits of all. Each subscription
+//! that wants to start waits in exactly one place for the first of these.
 //!
 //! **Invariants:** permits taken = attempts in flight ≤ the limit; attempts of a subscription in
 //! flight ≤ its window; every accepted delivery is in exactly one place (head, in flight, on disk)
-//! until its [`Command::Settle`].
+//! until its [`Command::Settle`]; a subscription without deliveries costs nothing but a bounded memory
+//! of its health.
 
+mod brake;
+mod breaker;
 mod command;
+mod endpoint;
+mod finish;
+mod health;
+mod lane;
+mod pick;
 mod queue;
+mod rate;
+mod refresh;
+mod subscription;
+mod tables;
 mod window;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use hookfleet_contract::{
-    id::DeliveryId,
-    response::Verdict,
-    retry::{Next, Progress, Retry},
-    time::Timestamp,
-};
+use hookfleet_contract::{id::DeliveryId, retry::Progress, time::Timestamp};
 use hookfleet_proto::v1::DeadLetterReason;
+use rustc_hash::FxBuildHasher;
 
-pub use command::{Attempt, Command, Counts, End, Finished};
-pub use queue::Settings;
+pub use command::{Attempt, Command, Counts, End, Finished, Hints, QueueId, Settings, Waiting};
+pub use health::Hint;
 
-use queue::{LOAD_MAX, Phase, Queue, Waiting};
+use brake::Brake;
+use lane::Lanes;
+use pick::{Budgets, InFlight};
+use subscription::{Obstacle, Phase};
+use tables::Tables;
 
 /// A subscription's uid, which is never used again.
 pub type Uid = [u8; 16];
 
+/// All heads together: 10 MiB. Beyond, each queue keeps one delivery in memory.
+const HEADS_MAX: usize = 256 << 10;
+
 /// The deliveries of one agent.
 #[derive(Debug)]
 pub struct Core {
-    queues: BTreeMap<Uid, Queue>,
-    /// Those that can start an attempt, each once, in turn.
-    ring: VecDeque<Uid>,
-    timers: BTreeSet<(Timestamp, Uid)>,
-    in_flight: BTreeMap<DeliveryId, (Uid, Progress)>,
+    tables: Tables,
+    lanes: Lanes,
+    budgets: Budgets,
+    brake: Brake,
     permits: usize,
+    in_flight: HashMap<DeliveryId, InFlight, FxBuildHasher>,
+    timers: BTreeSet<(Timestamp, Alarm)>,
     commands: VecDeque<Command>,
     n_waiting: u64,
+    n_in_memory: usize,
+}
+
+/// Whom a timer wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    Subscription(usize),
+    Endpoint(usize),
 }
 
 // === impl Core ===
 
 impl Core {
-    /// An empty core that lets at most `permits` attempts be in flight.
+    /// An empty core that lets at most `permits` attempts be in flight, with at most `max_bytes` of
+    /// events in them.
     #[must_use]
-    pub fn new(permits: usize) -> Self {
+    pub fn new(permits: usize, max_bytes: u64) -> Self {
         Self {
-            queues: BTreeMap::new(),
-            ring: VecDeque::new(),
-            timers: BTreeSet::new(),
-            in_flight: BTreeMap::new(),
+            tables: Tables::default(),
+            lanes: Lanes::default(),
+            budgets: Budgets::new(permits, max_bytes),
+            brake: Brake::default(),
             permits,
+            in_flight: HashMap::default(),
+            timers: BTreeSet::new(),
             commands: VecDeque::new(),
             n_waiting: 0,
+            n_in_memory: 0,
         }
     }
 
-    /// A subscription is new or has changed.
+    /// What an earlier run learnt. To be told before anything else.
+    pub fn handle_hints(&mut self, hints: Hints) {
+        self.tables.remember(hints);
+    }
+
+    /// Whether a subscription has deliveries here, so that it must be told of changes.
+    #[must_use]
+    pub fn has(&self, subscription: &Uid) -> bool {
+        self.tables.find(subscription).is_some()
+    }
+
+    /// A subscription is new or has changed. One without deliveries is forgotten at once.
     pub fn handle_subscription(&mut self, subscription: Uid, settings: Settings, now: Timestamp) {
-        let queue = self.queue(subscription);
-        queue.begin(settings);
-        self.refresh(subscription, now);
+        if let Some(key) = self.tables.find(&subscription) {
+            self.begin(key, settings, now);
+            self.refresh(key, now);
+        }
     }
 
     /// A subscription is gone: what waits becomes dead letters, what is in flight may finish.
     pub fn handle_ended(&mut self, subscription: Uid, now: Timestamp) {
-        let Some(queue) = self.queues.get_mut(&subscription) else {
-            return;
-        };
-        queue.phase = Phase::Ended;
-        let waiting = std::mem::take(&mut queue.head);
-        for Waiting { delivery, progress } in waiting {
-            self.settle(subscription, delivery, progress, ended());
+        if let Some(key) = self.tables.find(&subscription) {
+            self.end(key, now);
         }
-        self.refresh(subscription, now);
     }
 
     /// Every subscription is known now: those that were not heard of are gone.
     pub fn handle_all_known(&mut self, now: Timestamp) {
-        let unknown: Vec<Uid> = self
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.phase == Phase::Unknown)
-            .map(|(&uid, _)| uid)
-            .collect();
-        for subscription in unknown {
-            self.handle_ended(subscription, now);
+        for key in self.tables.unknown() {
+            self.end(key, now);
         }
     }
 
-    /// A delivery is durable and may start.
-    pub fn handle_accepted(&mut self, subscription: Uid, delivery: DeliveryId, now: Timestamp) {
+    /// A delivery is durable and may start. `settings` are asked for if its subscription has no
+    /// others here; without any it is gone.
+    pub fn handle_accepted(
+        &mut self,
+        queue: QueueId,
+        waiting: Waiting,
+        settings: impl FnOnce() -> Option<Settings>,
+        now: Timestamp,
+    ) {
         self.n_waiting += 1;
-        let progress = Progress::default();
-        let queue = self.queue(subscription);
-        if queue.phase == Phase::Ended {
-            self.settle(subscription, delivery, progress, ended());
-        } else if queue.head_takes(now) {
-            queue.head.push_back(Waiting { delivery, progress });
+        let key = match self.tables.find(&queue.subscription) {
+            Some(key) => key,
+            None => {
+                let key = self.tables.add(queue.subscription);
+                match settings() {
+                    Some(settings) => self.begin(key, settings, now),
+                    None => self.tables.subscriptions[key].phase = Phase::Ended,
+                }
+                key
+            }
+        };
+        let subscription = &mut self.tables.subscriptions[key];
+        if matches!(subscription.phase, Phase::Ended) {
+            self.settle(waiting.delivery, waiting.progress, ended());
         } else {
-            self.defer(subscription, delivery, progress, now, false);
+            let roomy = self.n_in_memory < HEADS_MAX;
+            let place = subscription.queue(queue.partition);
+            if place.takes(now, roomy) {
+                place.head.push_back(waiting);
+                self.n_in_memory += 1;
+                subscription.sort(queue.partition, now);
+            } else {
+                self.defer(key, queue.partition, waiting, false);
+            }
         }
-        self.refresh(subscription, now);
+        self.refresh(key, now);
     }
 
     /// The queue on disk holds `n_deferred` deliveries of an earlier run, the first due at `next_due`.
     pub fn handle_recovered(
         &mut self,
-        subscription: Uid,
+        id: QueueId,
         n_deferred: u64,
         next_due: Timestamp,
         now: Timestamp,
     ) {
         self.n_waiting += n_deferred;
-        let queue = self.queue(subscription);
+        let found = self.tables.find(&id.subscription);
+        let key = found.unwrap_or_else(|| self.tables.add(id.subscription));
+        let subscription = &mut self.tables.subscriptions[key];
+        let queue = subscription.queue(id.partition);
         queue.n_deferred += n_deferred;
         queue.next_due = Some(queue.next_due.map_or(next_due, |due| due.min(next_due)));
-        self.refresh(subscription, now);
+        subscription.sort(id.partition, now);
+        self.refresh(key, now);
     }
 
     /// What [`Command::Load`] took from disk, and when the first of the rest is due.
     pub fn handle_loaded(
         &mut self,
-        subscription: Uid,
-        loaded: Vec<(DeliveryId, Progress)>,
+        id: QueueId,
+        loaded: Vec<Waiting>,
         next_due: Option<Timestamp>,
         now: Timestamp,
     ) {
-        let queue = self.queue(subscription);
-        queue.loading = false;
-        queue.n_deferred = queue.n_deferred.saturating_sub(loaded.len() as u64);
-        // While it was loading `next_due` held only what was deferred meanwhile.
-        queue.next_due = [queue.next_due, next_due].into_iter().flatten().min();
-        if queue.next_due.is_none() {
-            debug_assert_eq!(queue.n_deferred, 0, "what is on disk has a due time");
-            queue.n_deferred = 0;
-        }
-        if queue.phase == Phase::Ended {
-            for (delivery, progress) in loaded {
-                self.settle(subscription, delivery, progress, ended());
-            }
-        } else {
-            let waiting = loaded
-                .into_iter()
-                .map(|(delivery, progress)| Waiting { delivery, progress });
-            queue.head.extend(waiting);
-        }
-        self.refresh(subscription, now);
-    }
-
-    /// An attempt is over.
-    pub fn handle_finished(&mut self, finished: Finished, now: Timestamp) {
-        let Some((subscription, mut progress)) = self.in_flight.remove(&finished.delivery) else {
-            debug_assert!(false, "{:?} was not in flight", finished.delivery);
+        let Some(key) = self.tables.find(&id.subscription) else {
+            debug_assert!(false, "a queue stays while it is loading");
             return;
         };
-        self.n_waiting += 1;
-        let delivery = finished.delivery;
-        let queue = self.queue(subscription);
-        queue.in_flight -= 1;
-        if finished.attempted {
-            progress.attempts += 1;
+        let subscription = &mut self.tables.subscriptions[key];
+        let has_ended = matches!(subscription.phase, Phase::Ended);
+        let queue = subscription.queue(id.partition);
+        queue.loaded(loaded.len(), next_due);
+        if has_ended {
+            for it in loaded {
+                self.settle(it.delivery, it.progress, ended());
+            }
+        } else {
+            self.n_in_memory += loaded.len();
+            queue.head.extend(loaded);
         }
-        match finished.verdict {
-            Verdict::Delivered => {
-                queue.window.succeeded(queue.in_flight);
-                self.settle(subscription, delivery, progress, End::Succeeded);
-            }
-            Verdict::Retry(ref retry) => {
-                self.retry(subscription, retry, progress, &finished, now);
-            }
-            Verdict::Reject(reason) => {
-                self.settle(subscription, delivery, progress, End::DeadLettered(reason));
-            }
-            Verdict::Suspend(reason) => {
-                if let Phase::Live(settings) = &mut queue.phase
-                    && !settings.suspended
-                {
-                    settings.suspended = true;
-                    self.commands.push_back(Command::Suspend {
-                        subscription,
-                        reason,
-                    });
-                }
-                self.defer(subscription, delivery, progress, now, true);
-            }
+        self.tables.subscriptions[key].sort(id.partition, now);
+        self.refresh(key, now);
+    }
+
+    /// What [`Command::Review`] found: why the delivery is over, if it is.
+    pub fn handle_reviewed(
+        &mut self,
+        id: QueueId,
+        delivery: DeliveryId,
+        over: Option<DeadLetterReason>,
+        now: Timestamp,
+    ) {
+        let Some(key) = self.tables.find(&id.subscription) else {
+            return;
+        };
+        let subscription = &mut self.tables.subscriptions[key];
+        // It may have been attempted meanwhile.
+        if let Some(reason) = over
+            && let Some(waiting) = subscription.remove(id.partition, delivery, now)
+        {
+            self.n_in_memory -= 1;
+            self.settle(delivery, waiting.progress, End::DeadLettered(reason));
         }
-        self.refresh(subscription, now);
+        self.tables.subscriptions[key].reviewed(id.partition, over.is_some(), now);
+        self.refresh(key, now);
     }
 
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some(&(at, subscription)) = self.timers.first() {
-            if at > now {
-                break;
-            }
+        while let Some(&(at, alarm)) = self.timers.first()
+            && at <= now
+        {
             self.timers.pop_first();
-            if let Some(queue) = self.queues.get_mut(&subscription) {
-                queue.timer = None;
+            match alarm {
+                Alarm::Subscription(key) => {
+                    let subscription = &mut self.tables.subscriptions[key];
+                    subscription.timer = None;
+                    subscription.wake(now);
+                    self.refresh(key, now);
+                }
+                Alarm::Endpoint(key) => {
+                    self.tables.endpoints[key].timer = None;
+                    self.wake_endpoint(key, now);
+                }
             }
-            self.refresh(subscription, now);
         }
     }
 
@@ -228,150 +277,78 @@ impl Core {
         self.commands.pop_front().or_else(|| self.start(now))
     }
 
+    /// What the next run should know from the start.
+    #[must_use]
+    pub fn hints(&self, now: Timestamp) -> Hints {
+        self.tables.hints(now)
+    }
+
     /// How much there is.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
             n_waiting: self.n_waiting,
             n_in_flight: self.in_flight.len() as u64,
+            n_in_memory: self.n_in_memory as u64,
+            bytes_in_flight: self.budgets.bytes(),
+            braking: self.brake.is_on(),
         }
     }
 
-    /// Picks the next subscription in turn that can start an attempt.
-    fn start(&mut self, now: Timestamp) -> Option<Command> {
-        while self.in_flight.len() < self.permits {
-            let subscription = self.ring.pop_front()?;
-            let Some(queue) = self.queues.get_mut(&subscription) else {
-                continue;
-            };
-            queue.in_ring = false;
-            let next = if queue.can_start(now) {
-                queue.head.pop_front()
-            } else {
-                None
-            };
-            if let Some(Waiting { delivery, progress }) = next {
-                queue.in_flight += 1;
-                self.in_flight.insert(delivery, (subscription, progress));
-                self.n_waiting -= 1;
-                self.refresh(subscription, now);
-                return Some(Command::Attempt(Attempt {
-                    subscription,
-                    delivery,
-                    progress,
-                }));
-            }
-        }
-        None
-    }
-
-    fn retry(
-        &mut self,
-        subscription: Uid,
-        retry: &Retry,
-        mut progress: Progress,
-        finished: &Finished,
-        now: Timestamp,
-    ) {
-        let queue = self.queue(subscription);
-        queue.window.failed();
-        if retry.pause_endpoint
-            && let Some(pause) = retry.retry_after
-        {
-            queue.paused_until = Some(now + pause).max(queue.paused_until);
-        }
-        if !retry.throttled {
-            progress.step += 1;
-        }
-        let Phase::Live(settings) = &queue.phase else {
-            self.settle(subscription, finished.delivery, progress, ended());
-            return;
-        };
-        let next = settings.policy.after(
-            retry,
-            progress,
-            finished.accept_time,
-            finished.expiry,
-            now,
-            finished.jitter,
-        );
-        match next {
-            Next::At(due) => {
-                self.defer(subscription, finished.delivery, progress, due, true);
-            }
-            Next::DeadLetter(reason) => {
-                let end = End::DeadLettered(reason);
-                self.settle(subscription, finished.delivery, progress, end);
-            }
+    fn begin(&mut self, key: usize, settings: Settings, now: Timestamp) {
+        let (endpoint, left) = self.tables.attach(key, settings);
+        self.silence(left);
+        let it = &self.tables.endpoints[endpoint];
+        // An earlier run may have found it out of reach.
+        if let Some(until) = it.open_until(now).filter(|_| it.timer.is_none()) {
+            self.alarm_endpoint(endpoint, until);
         }
     }
 
-    fn defer(
-        &mut self,
-        subscription: Uid,
-        delivery: DeliveryId,
-        progress: Progress,
-        due: Timestamp,
-        failed: bool,
-    ) {
-        let queue = self.queue(subscription);
-        queue.n_deferred += 1;
-        queue.next_due = Some(queue.next_due.map_or(due, |next| next.min(due)));
+    fn end(&mut self, key: usize, now: Timestamp) {
+        let left = self.tables.end(key);
+        self.silence(left);
+        for partition in self.tables.subscriptions[key].partitions() {
+            let subscription = &mut self.tables.subscriptions[key];
+            let waiting = std::mem::take(&mut subscription.queue(partition).head);
+            subscription.sort(partition, now);
+            self.n_in_memory -= waiting.len();
+            for it in waiting {
+                self.settle(it.delivery, it.progress, ended());
+            }
+        }
+        self.refresh(key, now);
+    }
+
+    fn defer(&mut self, key: usize, partition: u16, waiting: Waiting, failed: bool) {
+        let subscription = &mut self.tables.subscriptions[key];
+        let waiting = subscription.queue(partition).defer(waiting);
         self.commands.push_back(Command::Defer {
-            subscription,
-            delivery,
-            progress,
-            due,
+            queue: QueueId {
+                subscription: subscription.uid,
+                partition,
+            },
+            waiting,
             failed,
         });
     }
 
-    fn settle(&mut self, subscription: Uid, delivery: DeliveryId, progress: Progress, end: End) {
+    fn settle(&mut self, delivery: DeliveryId, progress: Progress, end: End) {
         self.n_waiting -= 1;
         self.commands.push_back(Command::Settle {
-            subscription,
             delivery,
             progress,
             end,
         });
     }
+}
 
-    /// Brings the ring, the timer and the head of a queue in line with its state.
-    fn refresh(&mut self, subscription: Uid, now: Timestamp) {
-        let Some(queue) = self.queues.get_mut(&subscription) else {
-            return;
-        };
-        if let Some(until) = queue.load_until(now) {
-            queue.loading = true;
-            queue.next_due = None;
-            self.commands.push_back(Command::Load {
-                subscription,
-                until,
-                limit: LOAD_MAX,
-            });
-        }
-        if queue.can_start(now) && !queue.in_ring {
-            queue.in_ring = true;
-            self.ring.push_back(subscription);
-        }
-        let wake_at = queue.wake_at(now);
-        if wake_at != queue.timer {
-            if let Some(at) = queue.timer {
-                self.timers.remove(&(at, subscription));
-            }
-            if let Some(at) = wake_at {
-                self.timers.insert((at, subscription));
-            }
-            queue.timer = wake_at;
-        }
-        if queue.is_over() {
-            self.queues.remove(&subscription);
-        }
-    }
-
-    fn queue(&mut self, subscription: Uid) -> &mut Queue {
-        self.queues.entry(subscription).or_insert_with(Queue::new)
-    }
+/// What a subscription waits for that wants to start an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Subscription(Obstacle),
+    /// Its endpoint is full or out of reach.
+    Endpoint(usize),
 }
 
 fn ended() -> End {

@@ -1,389 +1,588 @@
-//! The core by its commands: what is asked of the driver, in which order, and what never is.
+//! The core by its commands: what is asked of the driver, in which order, and what never is. Long runs
+//! are the simulation's business.
 
 use std::{sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     id::DeliveryId,
+    partition::UNORDERED,
     response::Verdict,
     retry::{Jitter, Policy, Progress, Retry},
     time::Timestamp,
 };
 use hookfleet_proto::v1::{DeadLetterReason, FailureKind, subscription::SuspendReason};
-use proptest::prelude::*;
 
-use super::{Attempt, Command, Core, End, Finished, Settings, Uid, queue::HEAD_MAX};
+use super::{
+    Attempt, Command, Core, Counts, End, Finished, Hint, Hints, QueueId, Settings, Uid, Waiting,
+    queue::{HEAD_MAX, LOAD_MAX},
+};
 
 const A: Uid = [1; 16];
 const B: Uid = [2; 16];
-const T0: Timestamp = Timestamp(1_000_000);
+const T0: Timestamp = Timestamp(1_700_000_000_000);
 
 #[test]
 fn an_accepted_delivery_is_attempted_at_once_and_settled_by_success() {
-    let mut core = core_with(&[A]);
-    core.handle_accepted(A, delivery(1), T0);
-    assert_eq!(commands(&mut core, T0), [attempt(A, 1, 0)]);
-
-    core.handle_finished(finished(1, Verdict::Delivered), T0);
-    assert_eq!(
-        commands(&mut core, T0),
-        [settle(A, 1, 1, 0, End::Succeeded)]
-    );
-    assert_eq!(core.counts(), super::Counts::default());
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    assert_eq!(rig.commands(), [attempt(A, 1, 0)]);
+    rig.finish(1, Verdict::Delivered);
+    assert_eq!(rig.commands(), [settle(1, 1, 0, End::Succeeded)]);
+    assert_eq!(rig.core.counts(), Counts::default());
+    assert!(!rig.core.has(&A), "an idle subscription costs nothing");
 }
 
 #[test]
 fn a_failed_attempt_is_deferred_and_comes_back_when_due() {
-    let mut core = core_with(&[A]);
-    core.handle_accepted(A, delivery(1), T0);
-    commands(&mut core, T0);
-
-    core.handle_finished(finished(1, failure()), T0);
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.finish(1, status(500));
     let due = T0 + Duration::from_secs(5);
-    assert_eq!(commands(&mut core, T0), [defer(A, 1, 1, due)]);
-    assert_eq!(core.poll_timeout(), Some(due));
+    assert_eq!(rig.commands(), [defer(A, 1, 1, due)]);
+    assert_eq!(rig.core.poll_timeout(), Some(due));
 
-    let early = Timestamp(due.0 - 1);
-    core.handle_timeout(early);
-    assert_eq!(commands(&mut core, early), []);
-
-    core.handle_timeout(due);
-    assert_eq!(commands(&mut core, due), [load(A, due)]);
-    core.handle_loaded(A, vec![(delivery(1), progress(1, 1))], None, due);
-    assert_eq!(commands(&mut core, due), [attempt(A, 1, 1)]);
+    rig.advance(Duration::from_millis(4999));
+    assert_eq!(rig.commands(), []);
+    rig.advance(Duration::from_millis(1));
+    assert_eq!(rig.commands(), [load(A, due)]);
+    rig.load(A, vec![waiting(1, progress(1, 1))]);
+    assert_eq!(rig.commands(), [attempt(A, 1, 1)]);
 }
 
 #[test]
 fn the_last_failure_makes_a_dead_letter() {
-    let mut core = core_with(&[A]);
-    core.handle_recovered(A, 1, T0, T0);
-    assert_eq!(commands(&mut core, T0), [load(A, T0)]);
-    core.handle_loaded(A, vec![(delivery(1), progress(9, 9))], None, T0);
-    commands(&mut core, T0);
-
-    core.handle_finished(finished(1, failure()), T0);
+    let mut rig = Rig::new();
+    rig.recover(A, 1);
+    assert_eq!(rig.commands(), [load(A, T0)]);
+    rig.load(A, vec![waiting(1, progress(9, 9))]);
+    rig.commands();
+    rig.finish(1, status(500));
     let end = End::DeadLettered(DeadLetterReason::MaxAttempts);
-    assert_eq!(commands(&mut core, T0), [settle(A, 1, 10, 10, end)]);
+    assert_eq!(rig.commands(), [settle(1, 10, 10, end)]);
 }
 
 #[test]
-fn the_window_bounds_attempts_and_one_queue_does_not_hold_up_another() {
-    let mut core = core_with(&[A, B]);
-    for seq in 1..=5 {
-        core.handle_accepted(A, delivery(seq), T0);
+fn a_new_receiver_is_met_one_attempt_at_a_time_and_holds_up_nobody() {
+    let mut rig = Rig::new();
+    for seq in 1..=3 {
+        rig.accept(A, seq);
     }
-    core.handle_accepted(B, delivery(6), T0);
-    let started = commands(&mut core, T0);
-    // A starts with a window of two, and takes turns with B.
+    rig.accept(B, 4);
+    assert_eq!(rig.commands(), [attempt(A, 1, 0), attempt(B, 4, 0)]);
+    rig.finish(1, Verdict::Delivered);
+    let next = [
+        settle(1, 1, 0, End::Succeeded),
+        attempt(A, 2, 0),
+        attempt(A, 3, 0),
+    ];
+    assert_eq!(rig.commands(), next);
+}
+
+#[test]
+fn permits_and_bytes_bound_attempts_over_all_queues() {
+    let mut rig = Rig::with(Core::new(1, u64::MAX));
+    rig.accept(A, 1);
+    rig.accept(B, 2);
+    assert_eq!(rig.commands(), [attempt(A, 1, 0)]);
+    rig.finish(1, Verdict::Delivered);
     assert_eq!(
-        started,
-        [attempt(A, 1, 0), attempt(B, 6, 0), attempt(A, 2, 0)]
+        rig.commands(),
+        [settle(1, 1, 0, End::Succeeded), attempt(B, 2, 0)]
+    );
+
+    let mut rig = Rig::with(Core::new(100, 1500));
+    rig.accept(A, 1);
+    rig.accept(B, 2);
+    assert_eq!(
+        rig.commands(),
+        [attempt(A, 1, 0)],
+        "an event has 1000 bytes"
+    );
+    rig.finish(1, Verdict::Delivered);
+    assert_eq!(
+        rig.commands(),
+        [settle(1, 1, 0, End::Succeeded), attempt(B, 2, 0)]
     );
 }
 
 #[test]
-fn permits_bound_attempts_over_all_queues() {
-    let mut core = Core::new(1);
-    for subscription in [A, B] {
-        core.handle_subscription(subscription, settings(), T0);
-    }
-    core.handle_accepted(A, delivery(1), T0);
-    core.handle_accepted(B, delivery(2), T0);
-    assert_eq!(commands(&mut core, T0), [attempt(A, 1, 0)]);
-
-    core.handle_finished(finished(1, Verdict::Delivered), T0);
-    let next = [settle(A, 1, 1, 0, End::Succeeded), attempt(B, 2, 0)];
-    assert_eq!(commands(&mut core, T0), next);
-}
-
-#[test]
-fn what_the_head_cannot_hold_goes_to_disk_and_returns_in_order() {
-    let mut core = core_with(&[A]);
-    suspend(&mut core, A, true);
+fn what_the_head_cannot_hold_goes_to_disk_in_order() {
+    let mut rig = Rig::new();
+    rig.suspended = true;
     let n_all = HEAD_MAX as u64 + 3;
     for seq in 1..=n_all {
-        core.handle_accepted(A, delivery(seq), T0);
+        rig.accept(A, seq);
     }
-    let deferred: Vec<u64> = commands(&mut core, T0)
+    let deferred: Vec<(u64, bool)> = rig
+        .commands()
         .into_iter()
-        .map(|command| match command {
-            Command::Defer {
-                delivery,
-                failed: false,
-                ..
-            } => delivery.seq,
-            other @ (Command::Attempt(_)
-            | Command::Defer { .. }
-            | Command::Load { .. }
-            | Command::Settle { .. }
-            | Command::Suspend { .. }) => panic!("{other:?}"),
+        .filter_map(|it| {
+            let Command::Defer {
+                waiting, failed, ..
+            } = it
+            else {
+                return None;
+            };
+            Some((waiting.delivery.seq, failed))
         })
         .collect();
-    assert_eq!(deferred, [n_all - 2, n_all - 1, n_all]);
-    assert_eq!(core.counts().n_waiting, n_all);
+    let expected: Vec<_> = (n_all - 2..=n_all).map(|seq| (seq, false)).collect();
+    assert_eq!(deferred, expected);
+    assert_eq!(rig.core.counts().n_waiting, n_all);
 }
 
 #[test]
 fn a_suspended_subscription_waits_and_a_resumed_one_goes_on() {
-    let mut core = core_with(&[A]);
-    suspend(&mut core, A, true);
-    core.handle_accepted(A, delivery(1), T0);
-    assert_eq!(commands(&mut core, T0), []);
-    suspend(&mut core, A, false);
-    assert_eq!(commands(&mut core, T0), [attempt(A, 1, 0)]);
+    let mut rig = Rig::new();
+    rig.suspended = true;
+    rig.accept(A, 1);
+    assert_eq!(rig.commands(), []);
+    rig.suspended = false;
+    rig.tell(A);
+    assert_eq!(rig.commands(), [attempt(A, 1, 0)]);
 }
 
 #[test]
 fn a_receiver_that_is_gone_suspends_once_and_loses_nothing() {
-    let mut core = core_with(&[A]);
-    core.handle_accepted(A, delivery(1), T0);
-    core.handle_accepted(A, delivery(2), T0);
-    commands(&mut core, T0);
+    let mut rig = Rig::new();
+    rig.warm(A, 1, 2);
     let gone = || Verdict::Suspend(SuspendReason::EndpointGone);
-
-    core.handle_finished(finished(1, gone()), T0);
-    let reason = SuspendReason::EndpointGone;
+    rig.finish(1, gone());
     let suspend = Command::Suspend {
         subscription: A,
-        reason,
+        reason: SuspendReason::EndpointGone,
     };
-    assert_eq!(commands(&mut core, T0), [suspend, defer(A, 1, 0, T0)]);
-
-    core.handle_finished(finished(2, gone()), T0);
-    assert_eq!(commands(&mut core, T0), [defer(A, 2, 0, T0)]);
-
-    self::suspend(&mut core, A, false);
-    assert_eq!(commands(&mut core, T0), [load(A, T0)]);
+    assert_eq!(rig.commands(), [suspend, defer(A, 1, 0, T0)]);
+    rig.finish(2, gone());
+    assert_eq!(rig.commands(), [defer(A, 2, 0, T0)]);
+    rig.tell(A);
+    assert_eq!(rig.commands(), [load(A, T0)]);
 }
 
 #[test]
 fn an_ended_subscription_leaves_only_dead_letters() {
-    let mut core = core_with(&[A]);
-    for seq in 1..=3 {
-        core.handle_accepted(A, delivery(seq), T0);
-    }
-    core.handle_recovered(A, 1, T0 + Duration::from_secs(3600), T0);
-    commands(&mut core, T0);
-
-    core.handle_ended(A, T0);
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.accept(A, 2);
+    rig.recover_later(A, 1);
+    rig.core.handle_ended(A, T0);
     let end = End::DeadLettered(DeadLetterReason::SubscriptionEnded);
-    let all = Timestamp(u64::MAX);
     assert_eq!(
-        commands(&mut core, T0),
-        [settle(A, 3, 0, 0, end), load(A, all)]
+        rig.commands(),
+        [settle(2, 0, 0, end), load(A, Timestamp(u64::MAX))]
     );
-    core.handle_loaded(A, vec![(delivery(9), progress(1, 1))], None, T0);
-    assert_eq!(commands(&mut core, T0), [settle(A, 9, 1, 1, end)]);
+    rig.load(A, vec![waiting(9, progress(1, 1))]);
+    assert_eq!(rig.commands(), [settle(9, 1, 1, end)]);
 
-    // Those in flight may still succeed; if they do not, there is no other attempt.
-    core.handle_finished(finished(1, Verdict::Delivered), T0);
-    core.handle_finished(finished(2, failure()), T0);
-    let settled = [settle(A, 1, 1, 0, End::Succeeded), settle(A, 2, 1, 1, end)];
-    assert_eq!(commands(&mut core, T0), settled);
-    assert!(core.queues.is_empty(), "nothing is kept of it");
+    // What is in flight may still succeed; if it does not, there is no other attempt.
+    rig.finish(1, status(500));
+    assert_eq!(rig.commands(), [settle(1, 1, 1, end)]);
+    assert!(!rig.core.has(&A), "nothing is kept of it");
 }
 
 #[test]
 fn deliveries_of_an_unknown_subscription_wait_until_all_are_known() {
-    let mut core = Core::new(8);
-    core.handle_recovered(A, 1, T0, T0);
-    assert_eq!(commands(&mut core, T0), []);
-    core.handle_all_known(T0);
-    assert_eq!(commands(&mut core, T0), [load(A, Timestamp(u64::MAX))]);
+    let mut rig = Rig::new();
+    rig.core.handle_recovered(queue(A), 1, T0, T0);
+    assert_eq!(rig.commands(), []);
+    rig.core.handle_all_known(T0);
+    assert_eq!(rig.commands(), [load(A, Timestamp(u64::MAX))]);
 }
 
 #[test]
-fn retry_after_pauses_every_delivery_of_the_subscription() {
-    let mut core = core_with(&[A]);
-    for seq in 1..=3 {
-        core.handle_accepted(A, delivery(seq), T0);
-    }
-    commands(&mut core, T0);
-    let busy = Verdict::Retry(Retry {
-        failure: FailureKind::Status,
-        minimum: Duration::ZERO,
-        retry_after: Some(Duration::from_secs(60)),
-        throttled: true,
-        pause_endpoint: true,
-    });
-    core.handle_finished(finished(1, busy), T0);
-    core.handle_finished(finished(2, Verdict::Delivered), T0);
-    let started = |commands: Vec<Command>| {
-        commands
-            .into_iter()
-            .any(|it| matches!(it, Command::Attempt(_)))
+fn retry_after_pauses_all_of_the_tenants_subscriptions_to_the_endpoint() {
+    let mut rig = Rig::new();
+    rig.warm(A, 1, 2);
+    rig.finish(1, throttled(60));
+    rig.finish(2, Verdict::Delivered);
+    rig.accept(A, 3);
+    rig.accept(B, 4);
+    rig.tenant = "other".to_owned();
+    rig.accept([3; 16], 5);
+    assert_eq!(rig.started(), [5], "another tenant is not concerned");
+    rig.advance(Duration::from_secs(59));
+    assert_eq!(rig.started(), NONE);
+    rig.advance(Duration::from_secs(1));
+    assert_eq!(rig.started(), [3, 4]);
+}
+
+#[test]
+fn a_throttled_attempt_does_not_use_up_the_schedule() {
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.finish(1, throttled(60));
+    let commands = rig.commands();
+    let [Command::Defer { waiting, .. }] = commands.as_slice() else {
+        panic!("{commands:?}");
     };
-    assert!(!started(commands(&mut core, T0)));
-    let over = T0 + Duration::from_secs(60);
-    core.handle_timeout(over);
-    assert!(started(commands(&mut core, over)));
+    assert_eq!(waiting.progress, progress(1, 0));
+    assert_eq!(waiting.due, T0 + Duration::from_secs(60));
+}
+
+#[test]
+fn failures_open_the_breaker_and_one_probe_closes_it() {
+    let mut rig = Rig::new();
+    for seq in 1..=6 {
+        rig.accept(A, seq);
+    }
+    for seq in 1..=3 {
+        assert_eq!(rig.started(), [seq]);
+        rig.finish(seq, status(500));
+    }
+    assert_eq!(rig.started(), NONE, "it is open");
+    rig.advance(Duration::from_secs(5));
+    assert_eq!(rig.started(), [4], "the probe");
+    rig.finish(4, Verdict::Delivered);
+    assert_eq!(rig.started(), [5, 6]);
+}
+
+#[test]
+fn an_endpoint_out_of_reach_costs_one_probe_for_all_who_call_it() {
+    let mut rig = Rig::new();
+    let uids: Vec<Uid> = (0..50).map(|it| [it; 16]).collect();
+    for (seq, &uid) in (1..).zip(&uids) {
+        rig.accept(uid, seq);
+    }
+    let started = rig.started();
+    assert_eq!(started.len(), 16, "the lane of new receivers");
+    for &seq in &started {
+        rig.finish(seq, unreachable());
+    }
+    assert_eq!(rig.started(), NONE, "open for all");
+    rig.advance(Duration::from_secs(5));
+    assert_eq!(rig.started().len(), 1, "one probe");
+}
+
+#[test]
+fn what_answers_is_in_reach_even_if_it_fails() {
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.finish(1, unreachable());
+    rig.accept(B, 2);
+    assert_eq!(rig.started(), NONE);
+    rig.advance(Duration::from_secs(5));
+    let probe = rig.started();
+    rig.load(A, vec![waiting(1, progress(1, 1))]);
+    assert_eq!(probe, [2]);
+    rig.finish(2, status(500));
+    assert_eq!(
+        rig.started(),
+        [1],
+        "the endpoint is there, and A's breaker was never concerned"
+    );
+}
+
+#[test]
+fn a_rate_is_a_burst_of_a_second_and_then_the_rate() {
+    let mut rig = Rig::new();
+    rig.rate = Some(2.0);
+    for seq in 1..=5 {
+        rig.accept(A, seq);
+    }
+    let mut starts = Vec::new();
+    for _ in 0..60 {
+        for seq in rig.started() {
+            starts.push(rig.now.since(T0).as_millis());
+            rig.finish(seq, Verdict::Delivered);
+        }
+        rig.advance(Duration::from_millis(50));
+    }
+    assert_eq!(starts, [0, 50, 500, 1000, 1500]);
+}
+
+#[test]
+fn a_partition_is_one_at_a_time_and_waits_for_its_head() {
+    let mut rig = Rig::new();
+    rig.warm(A, 100, 4);
+    for seq in 100..104 {
+        rig.finish(seq, Verdict::Delivered);
+    }
+    rig.commands();
+    for (seq, partition) in [(1, 7), (2, 7), (3, 8), (4, 7)] {
+        rig.accept_in(A, partition, seq);
+    }
+    assert_eq!(rig.started(), [1, 3]);
+    rig.finish(3, Verdict::Delivered);
+    rig.finish(1, status(500));
+    let due = T0 + Duration::from_secs(5);
+    let postponed = Command::Postpone {
+        waiting: Waiting {
+            due,
+            ..waiting(1, progress(1, 1))
+        },
+    };
+    assert_eq!(rig.commands(), [settle(3, 1, 0, End::Succeeded), postponed]);
+    rig.advance(Duration::from_secs(5));
+    assert_eq!(rig.started(), [1], "not 2, which was never tried");
+    rig.finish(1, Verdict::Reject(DeadLetterReason::NonRetryable));
+    assert_eq!(rig.started(), [2]);
+    rig.finish(2, Verdict::Delivered);
+    assert_eq!(rig.started(), [4]);
+}
+
+#[test]
+fn a_delivery_that_cannot_be_attempted_ends_with_its_time_to_live() {
+    let mut rig = Rig::new();
+    rig.suspended = true;
+    rig.accept(A, 1);
+    rig.accept(A, 2);
+    assert_eq!(rig.commands(), []);
+    let review = |seq| Command::Review {
+        queue: queue(A),
+        delivery: delivery(seq),
+    };
+    rig.advance(Duration::from_secs(600));
+    assert_eq!(rig.commands(), [review(1)]);
+    let ttl = DeadLetterReason::Ttl;
+    rig.core
+        .handle_reviewed(queue(A), delivery(1), Some(ttl), rig.now);
+    let over = settle(1, 0, 0, End::DeadLettered(ttl));
+    assert_eq!(rig.commands(), [over, review(2)]);
+    rig.core
+        .handle_reviewed(queue(A), delivery(2), None, rig.now);
+    assert_eq!(rig.commands(), []);
+    rig.advance(Duration::from_secs(600));
+    assert_eq!(rig.commands(), [review(2)]);
+}
+
+#[test]
+fn five_days_without_a_success_suspend_a_subscription() {
+    let mut rig = Rig::new();
+    rig.recover(A, 1000);
+    rig.commands();
+    let mut suspended = None;
+    for seq in 1..1000 {
+        rig.load(A, vec![waiting(seq, progress(0, 0))]);
+        rig.commands_until_started();
+        rig.finish(seq, status(500));
+        let now = rig.now;
+        suspended = rig.commands().into_iter().find_map(|it| {
+            let Command::Suspend { reason, .. } = it else {
+                return None;
+            };
+            Some((reason, now.since(T0)))
+        });
+        if suspended.is_some() {
+            break;
+        }
+    }
+    let (reason, after) = suspended.unwrap();
+    assert_eq!(reason, SuspendReason::NoSuccess);
+    let hours = after.as_secs() / 3600;
+    assert!((120..=122).contains(&hours), "{hours}");
+}
+
+#[test]
+fn what_was_learnt_survives_a_restart() {
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.finish(1, unreachable());
+    rig.commands();
+    let hints = rig.core.hints(rig.now);
+    let open_until = T0 + Duration::from_secs(5);
+    let hint = Hint {
+        opens: 1,
+        open_until,
+        failing_since: Some(T0),
+        n_failures: 1,
+        slow: false,
+    };
+    assert_eq!(hints.endpoints, [(Arc::from(ENDPOINT), hint)]);
+
+    let mut rig = Rig::new();
+    rig.core.handle_hints(hints);
+    rig.accept(B, 2);
+    assert_eq!(rig.started(), NONE);
+    rig.advance(Duration::from_secs(5));
+    assert_eq!(rig.started(), [2]);
+}
+
+#[test]
+fn idle_subscriptions_are_remembered_as_they_were() {
+    let mut rig = Rig::new();
+    rig.warm(A, 1, 8);
+    for seq in 1..=8 {
+        rig.finish(seq, Verdict::Delivered);
+    }
+    rig.commands();
+    assert!(!rig.core.has(&A));
+    for seq in 11..=20 {
+        rig.accept(A, seq);
+    }
+    assert!(rig.started().len() >= 8);
+    assert_eq!(rig.core.hints(rig.now), Hints::default(), "nothing is bad");
 }
 
 #[test]
 fn no_attempt_starts_after_stop() {
-    let mut core = core_with(&[A]);
-    core.handle_stop();
-    core.handle_accepted(A, delivery(1), T0);
-    assert_eq!(commands(&mut core, T0), []);
+    let mut rig = Rig::new();
+    rig.core.handle_stop();
+    rig.accept(A, 1);
+    assert_eq!(rig.commands(), []);
 }
 
-proptest! {
-    /// Whatever happens in whatever order, every delivery is in one place and ends once.
-    #[test]
-    fn every_delivery_is_settled_exactly_once(steps in prop::collection::vec((0_u8..8, 0_u8..3), 1..400)) {
-        let subscriptions = [A, B, [3; 16]];
-        let mut world = World::new(&subscriptions);
-        for (step, which) in steps {
-            world.step(step, subscriptions[usize::from(which)]);
-        }
-        world.finish(&subscriptions);
-        prop_assert_eq!(world.settled.len() as u64, world.next_seq);
-        prop_assert_eq!(world.core.counts(), super::Counts::default());
-    }
-}
+const NONE: [u64; 0] = [];
+const ENDPOINT: &str = "https://example.com:443";
 
-/// A driver with a perfect disk, for the property above.
-struct World {
+/// A core and the time, and how subscriptions are that it asks for.
+struct Rig {
     core: Core,
     now: Timestamp,
-    next_seq: u64,
-    in_flight: Vec<DeliveryId>,
-    disk: Vec<(Uid, Timestamp, DeliveryId, Progress)>,
-    settled: std::collections::BTreeSet<DeliveryId>,
+    tenant: String,
+    suspended: bool,
+    rate: Option<f64>,
 }
 
-impl World {
-    fn new(subscriptions: &[Uid]) -> Self {
+impl Rig {
+    fn new() -> Self {
+        Self::with(Core::new(40, u64::MAX))
+    }
+
+    fn with(core: Core) -> Self {
         Self {
-            core: core_with(subscriptions),
+            core,
             now: T0,
-            next_seq: 0,
-            in_flight: Vec::new(),
-            disk: Vec::new(),
-            settled: std::collections::BTreeSet::new(),
+            tenant: "acme".to_owned(),
+            suspended: false,
+            rate: None,
         }
     }
 
-    fn step(&mut self, step: u8, subscription: Uid) {
-        match step {
-            0 | 1 => {
-                for _ in 0..20 {
-                    self.core
-                        .handle_accepted(subscription, delivery(self.next_seq), self.now);
-                    self.next_seq += 1;
-                }
-            }
-            2 => self.answer(Verdict::Delivered),
-            3 => self.answer(failure()),
-            4 => self.answer(Verdict::Reject(DeadLetterReason::NonRetryable)),
-            5 => suspend(&mut self.core, subscription, true),
-            6 => suspend(&mut self.core, subscription, false),
-            _ => {
-                self.now = self.now + Duration::from_secs(30);
-                self.core.handle_timeout(self.now);
-            }
+    fn settings(&self) -> Settings {
+        Settings {
+            tenant: self.tenant.parse().unwrap(),
+            endpoint: ENDPOINT.into(),
+            policy: Arc::new(Policy::default()),
+            max_in_flight: 64,
+            max_requests_per_second: self.rate,
+            suspended: self.suspended,
         }
-        self.perform();
     }
 
-    fn answer(&mut self, verdict: Verdict) {
-        if let Some(delivery) = self.in_flight.pop() {
-            let finished = Finished {
-                delivery,
-                ..finished(0, verdict)
+    fn accept(&mut self, subscription: Uid, seq: u64) {
+        self.accept_in(subscription, UNORDERED, seq);
+    }
+
+    fn accept_in(&mut self, subscription: Uid, partition: u16, seq: u64) {
+        let queue = QueueId {
+            subscription,
+            partition,
+        };
+        let waiting = waiting(seq, progress(0, 0));
+        let settings = self.settings();
+        self.core
+            .handle_accepted(queue, waiting, || Some(settings), self.now);
+    }
+
+    /// Has deliveries `first..first + n` of a subscription in flight, after enough successes.
+    fn warm(&mut self, subscription: Uid, first: u64, n: u64) {
+        for seq in 1_000_000..1_000_000 + 2 * n {
+            self.accept(subscription, seq);
+        }
+        loop {
+            let started = self.started();
+            if started.is_empty() {
+                break;
+            }
+            for seq in started {
+                self.finish(seq, Verdict::Delivered);
+            }
+        }
+        for seq in first..first + n {
+            self.accept(subscription, seq);
+        }
+        assert_eq!(self.started().len() as u64, n);
+    }
+
+    fn tell(&mut self, subscription: Uid) {
+        let settings = self.settings();
+        self.core
+            .handle_subscription(subscription, settings, self.now);
+    }
+
+    fn recover(&mut self, subscription: Uid, n: u64) {
+        self.core
+            .handle_recovered(queue(subscription), n, self.now, self.now);
+        self.tell(subscription);
+    }
+
+    fn recover_later(&mut self, subscription: Uid, n: u64) {
+        let due = self.now + Duration::from_secs(3600);
+        self.core
+            .handle_recovered(queue(subscription), n, due, self.now);
+    }
+
+    /// Some of what is on disk; there is more, due now, if the core says so.
+    fn load(&mut self, subscription: Uid, loaded: Vec<Waiting>) {
+        let more =
+            self.core.counts().n_waiting > self.core.counts().n_in_memory + loaded.len() as u64;
+        let next_due = more.then_some(self.now);
+        self.core
+            .handle_loaded(queue(subscription), loaded, next_due, self.now);
+    }
+
+    fn finish(&mut self, seq: u64, verdict: Verdict) {
+        let status = if let Verdict::Retry(retry) = &verdict
+            && retry.failure == FailureKind::Status
+        {
+            Some(if retry.throttled { 429 } else { 500 })
+        } else {
+            None
+        };
+        let finished = Finished {
+            delivery: delivery(seq),
+            verdict,
+            status,
+            attempted: true,
+            duration: Duration::from_millis(5),
+            accept_time: T0,
+            expiry: None,
+            jitter: Jitter::NONE,
+            spread: 0.5,
+        };
+        self.core.handle_finished(finished, self.now);
+    }
+
+    fn advance(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        self.core.handle_timeout(self.now);
+    }
+
+    fn commands(&mut self) -> Vec<Command> {
+        std::iter::from_fn(|| self.core.poll_command(self.now)).collect()
+    }
+
+    /// The attempts that start.
+    fn started(&mut self) -> Vec<u64> {
+        let started = self.commands().into_iter().filter_map(|it| {
+            let Command::Attempt(attempt) = it else {
+                return None;
             };
-            self.core.handle_finished(finished, self.now);
-        }
+            Some(attempt.delivery.seq)
+        });
+        started.collect()
     }
 
-    fn finish(&mut self, subscriptions: &[Uid]) {
-        for &subscription in subscriptions {
-            suspend(&mut self.core, subscription, false);
-        }
-        self.perform();
-        while (self.settled.len() as u64) < self.next_seq {
-            if self.in_flight.is_empty() {
-                let wake = self.core.poll_timeout();
-                self.now = wake
-                    .expect("something waits, so a timer is set")
-                    .max(self.now);
-                self.core.handle_timeout(self.now);
-            } else {
-                self.answer(Verdict::Delivered);
-            }
-            self.perform();
-        }
-    }
-
-    fn perform(&mut self) {
-        while let Some(command) = self.core.poll_command(self.now) {
-            match command {
-                Command::Attempt(attempt) => self.in_flight.push(attempt.delivery),
-                Command::Defer {
-                    subscription,
-                    delivery,
-                    progress,
-                    due,
-                    ..
-                } => {
-                    self.disk.push((subscription, due, delivery, progress));
-                }
-                Command::Load {
-                    subscription,
-                    until,
-                    limit,
-                } => {
-                    self.disk
-                        .sort_unstable_by_key(|&(uid, due, delivery, _)| (uid, due, delivery));
-                    let mut taken = Vec::new();
-                    self.disk.retain(|&(uid, due, delivery, progress)| {
-                        let take = uid == subscription && due <= until && taken.len() < limit;
-                        if take {
-                            taken.push((delivery, progress));
-                        }
-                        !take
-                    });
-                    let next = self
-                        .disk
-                        .iter()
-                        .filter(|it| it.0 == subscription)
-                        .map(|it| it.1)
-                        .min();
-                    self.core.handle_loaded(subscription, taken, next, self.now);
-                }
-                Command::Settle { delivery, .. } => {
-                    assert!(self.settled.insert(delivery), "{delivery} settled twice");
-                }
-                Command::Suspend { .. } => {}
-            }
-            assert!(self.in_flight.len() <= PERMITS);
+    /// Lets time pass until an attempt starts.
+    fn commands_until_started(&mut self) {
+        while self.started().is_empty() {
+            let at = self.core.poll_timeout().expect("something waits");
+            self.now = at.max(self.now);
+            self.core.handle_timeout(self.now);
         }
     }
 }
 
-const PERMITS: usize = 8;
-
-fn core_with(subscriptions: &[Uid]) -> Core {
-    let mut core = Core::new(PERMITS);
-    for &subscription in subscriptions {
-        core.handle_subscription(subscription, settings(), T0);
+fn queue(subscription: Uid) -> QueueId {
+    QueueId {
+        subscription,
+        partition: UNORDERED,
     }
-    core
-}
-
-fn settings() -> Settings {
-    Settings {
-        policy: Arc::new(Policy::default()),
-        max_in_flight: 64,
-        suspended: false,
-    }
-}
-
-fn suspend(core: &mut Core, subscription: Uid, suspended: bool) {
-    let settings = Settings {
-        suspended,
-        ..settings()
-    };
-    core.handle_subscription(subscription, settings, T0);
 }
 
 fn delivery(seq: u64) -> DeliveryId {
@@ -394,29 +593,35 @@ fn progress(attempts: u32, step: u32) -> Progress {
     Progress { attempts, step }
 }
 
-fn failure() -> Verdict {
-    Verdict::Retry(Retry {
-        failure: FailureKind::Status,
-        minimum: Duration::ZERO,
-        retry_after: None,
-        throttled: false,
-        pause_endpoint: false,
-    })
+fn waiting(seq: u64, progress: Progress) -> Waiting {
+    Waiting {
+        delivery: delivery(seq),
+        progress,
+        bytes: 1000,
+        due: T0,
+    }
 }
 
-fn finished(seq: u64, verdict: Verdict) -> Finished {
-    Finished {
-        delivery: delivery(seq),
-        verdict,
-        attempted: true,
-        accept_time: T0,
-        expiry: None,
-        // In the middle: no jitter.
-        jitter: Jitter {
-            delay: 0.5,
-            retry_after: 0.0,
-        },
-    }
+fn status(_code: u16) -> Verdict {
+    failure(FailureKind::Status, None)
+}
+
+fn unreachable() -> Verdict {
+    failure(FailureKind::Connect, None)
+}
+
+fn throttled(seconds: u64) -> Verdict {
+    failure(FailureKind::Status, Some(Duration::from_secs(seconds)))
+}
+
+fn failure(failure: FailureKind, retry_after: Option<Duration>) -> Verdict {
+    Verdict::Retry(Retry {
+        failure,
+        minimum: Duration::ZERO,
+        retry_after,
+        throttled: retry_after.is_some(),
+        pause_endpoint: retry_after.is_some(),
+    })
 }
 
 fn attempt(subscription: Uid, seq: u64, n_before: u32) -> Command {
@@ -429,31 +634,27 @@ fn attempt(subscription: Uid, seq: u64, n_before: u32) -> Command {
 
 fn defer(subscription: Uid, seq: u64, step: u32, due: Timestamp) -> Command {
     Command::Defer {
-        subscription,
-        delivery: delivery(seq),
-        progress: progress(1, step),
-        due,
+        queue: queue(subscription),
+        waiting: Waiting {
+            due,
+            ..waiting(seq, progress(1, step))
+        },
         failed: true,
     }
 }
 
 fn load(subscription: Uid, until: Timestamp) -> Command {
     Command::Load {
-        subscription,
+        queue: queue(subscription),
         until,
-        limit: super::LOAD_MAX,
+        limit: LOAD_MAX,
     }
 }
 
-fn settle(subscription: Uid, seq: u64, attempts: u32, step: u32, end: End) -> Command {
+fn settle(seq: u64, attempts: u32, step: u32, end: End) -> Command {
     Command::Settle {
-        subscription,
         delivery: delivery(seq),
         progress: progress(attempts, step),
         end,
     }
-}
-
-fn commands(core: &mut Core, now: Timestamp) -> Vec<Command> {
-    std::iter::from_fn(|| core.poll_command(now)).collect()
 }

@@ -12,19 +12,19 @@ use std::{
     thread,
 };
 
-use hookfleet_contract::{id::DeliveryId, retry::Progress, time::Timestamp};
+use hookfleet_contract::time::Timestamp;
 use tokio::sync::mpsc as async_mpsc;
 
 use crate::{
-    core::Uid,
+    core::{QueueId, Waiting},
     journal::{Deferred, Error},
 };
 
 /// What a load took.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) subscription: Uid,
-    pub(crate) deliveries: Vec<(DeliveryId, Progress)>,
+    pub(crate) queue: QueueId,
+    pub(crate) deliveries: Vec<Waiting>,
     /// When the first of the rest is due.
     pub(crate) next_due: Option<Timestamp>,
 }
@@ -38,14 +38,9 @@ pub(crate) struct DiskQueue {
 
 #[derive(Debug)]
 enum Request {
-    Defer {
-        subscription: Uid,
-        due: Timestamp,
-        delivery: DeliveryId,
-        progress: Progress,
-    },
+    Defer(QueueId, Waiting),
     Load {
-        subscription: Uid,
+        queue: QueueId,
         until: Timestamp,
         limit: usize,
     },
@@ -81,24 +76,13 @@ impl DiskQueue {
         self.backlog.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn defer(
-        &self,
-        subscription: Uid,
-        due: Timestamp,
-        delivery: DeliveryId,
-        progress: Progress,
-    ) {
-        self.request(Request::Defer {
-            subscription,
-            due,
-            delivery,
-            progress,
-        });
+    pub(crate) fn defer(&self, queue: QueueId, waiting: Waiting) {
+        self.request(Request::Defer(queue, waiting));
     }
 
-    pub(crate) fn load(&self, subscription: Uid, until: Timestamp, limit: usize) {
+    pub(crate) fn load(&self, queue: QueueId, until: Timestamp, limit: usize) {
         self.request(Request::Load {
-            subscription,
+            queue,
             until,
             limit,
         });
@@ -115,25 +99,31 @@ impl DiskQueue {
 
 fn perform(deferred: &Deferred, request: Request) -> Result<Option<Loaded>, Error> {
     match request {
-        Request::Defer {
-            subscription,
-            due,
-            delivery,
-            progress,
-        } => {
-            deferred.defer(subscription, due, delivery, progress)?;
+        Request::Defer(queue, waiting) => {
+            deferred.defer(
+                queue.subscription,
+                waiting.due,
+                waiting.delivery,
+                waiting.progress,
+            )?;
             Ok(None)
         }
         Request::Load {
-            subscription,
+            queue,
             until,
             limit,
         } => {
-            let deliveries = deferred.take_due(subscription, until, limit)?;
-            let next_due = deferred.next_due(subscription)?;
+            let taken = deferred.take_due(queue.subscription, until, limit)?;
+            let waiting = |(delivery, progress)| Waiting {
+                delivery,
+                progress,
+                bytes: 0,
+                due: Timestamp(0),
+            };
+            let next_due = deferred.next_due(queue.subscription)?;
             Ok(Some(Loaded {
-                subscription,
-                deliveries,
+                queue,
+                deliveries: taken.into_iter().map(waiting).collect(),
                 next_due,
             }))
         }

@@ -64,6 +64,7 @@ impl Handle {
         Counts {
             n_waiting: self.counts.n_waiting.load(Ordering::Relaxed),
             n_in_flight: self.counts.n_in_flight.load(Ordering::Relaxed),
+            ..Counts::default()
         }
     }
 

@@ -4,11 +4,12 @@
 mod account;
 mod disk_queue;
 mod handle;
+mod perform;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use hookfleet_contract::{
-    response::Verdict, retry::Jitter, subscription::Subscription, time::Timestamp,
+    id::DeliveryId, partition::UNORDERED, retry::Progress, subscription::Subscription,
 };
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
@@ -20,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     callback::{Caller, Completed},
     clock::Clock,
-    core::{Attempt, Command, Core, Finished, Settings},
+    core::{Core, QueueId, Waiting},
     directory::{Directory, Effect},
     history::History,
     journal::{self, Deferred, Journal, PendingSummary, StoredEvent},
@@ -36,8 +37,12 @@ use handle::{Input, SharedCounts};
 const MAX_DISK_BACKLOG: usize = 65_536;
 /// How soon to look again whether the disk has caught up.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
-/// How many events are taken from the journal at once, so that completions never wait long.
+/// How many events are taken from the journal at once, and how many deliveries of them, so that
+/// completions never wait long, however many subscriptions an event has.
 const ACCEPTED_BATCH: usize = 256;
+const DELIVERIES_BATCH: usize = 1024;
+/// The most bytes of events in flight: each is in memory twice, as an event and as a body.
+const MAX_BYTES_IN_FLIGHT: u64 = 64 << 20;
 
 /// What the driver works with.
 #[derive(Debug)]
@@ -79,6 +84,14 @@ pub enum Error {
     Journal,
 }
 
+/// A delivery that cannot be attempted now, and why it is over, if it is.
+#[derive(Debug)]
+struct Reviewed {
+    queue: QueueId,
+    delivery: DeliveryId,
+    over: Option<DeadLetterReason>,
+}
+
 /// Joins the core and its effects.
 #[derive(Debug)]
 pub struct Driver {
@@ -89,9 +102,17 @@ pub struct Driver {
     account: Account,
     disk_queue: DiskQueue,
     accepted: mpsc::Receiver<Arc<StoredEvent>>,
+    /// Events that are being handed to the core, in reverse.
+    accepting: Vec<Arc<StoredEvent>>,
+    /// How many deliveries of the last of them the core has.
+    n_handed: usize,
     completions: (
         mpsc::UnboundedSender<Completed>,
         mpsc::UnboundedReceiver<Completed>,
+    ),
+    reviews: (
+        mpsc::UnboundedSender<Reviewed>,
+        mpsc::UnboundedReceiver<Reviewed>,
     ),
     loaded: mpsc::UnboundedReceiver<Result<Loaded, journal::Error>>,
     inputs: mpsc::Receiver<Input>,
@@ -116,10 +137,14 @@ impl Driver {
         let (loaded_sender, loaded) = mpsc::unbounded_channel();
         let disk_queue = DiskQueue::start(config.deferred, loaded_sender).map_err(Error::Thread)?;
         let (handle, inputs, counts) = Handle::new();
-        let mut core = Core::new(config.max_in_flight);
+        let mut core = Core::new(config.max_in_flight, MAX_BYTES_IN_FLIGHT);
         let now = config.clock.now();
         for summary in pending {
-            core.handle_recovered(summary.subscription, summary.count, summary.next_due, now);
+            let id = QueueId {
+                subscription: summary.subscription,
+                partition: UNORDERED,
+            };
+            core.handle_recovered(id, summary.count, summary.next_due, now);
         }
         let mut driver = Self {
             core,
@@ -129,7 +154,10 @@ impl Driver {
             account: Account::new(config.journal, config.history, config.clock),
             disk_queue,
             accepted: config.accepted,
+            accepting: Vec::with_capacity(ACCEPTED_BATCH),
+            n_handed: 0,
             completions: mpsc::unbounded_channel(),
+            reviews: mpsc::unbounded_channel(),
             loaded,
             inputs,
             suspensions: config.suspensions,
@@ -146,10 +174,10 @@ impl Driver {
     /// # Errors
     /// When the disk can no longer be trusted; the process must end.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let mut accepted = Vec::with_capacity(ACCEPTED_BATCH);
         loop {
             let now = self.perform();
             let behind = self.is_disk_behind();
+            let busy = !self.accepting.is_empty();
             let wake = self.core.poll_timeout().map(|at| at.since(now));
             tokio::select! {
                 biased;
@@ -161,14 +189,17 @@ impl Driver {
                 }
                 // A subscription that is gone must not be called again.
                 Some(input) = self.inputs.recv() => self.handle_input(input),
-                n_taken = self.accepted.recv_many(&mut accepted, ACCEPTED_BATCH), if !behind => {
+                Some(reviewed) = self.reviews.1.recv() => self.handle_reviewed(&reviewed),
+                n_taken = self.accepted.recv_many(&mut self.accepting, ACCEPTED_BATCH),
+                    if !behind && !busy =>
+                {
                     if n_taken == 0 {
                         return Err(Error::Journal);
                     }
-                    for event in accepted.drain(..) {
-                        self.handle_accepted(&event);
-                    }
+                    self.accepting.reverse();
+                    self.accept();
                 }
+                () = ready(()), if busy && !behind => self.accept(),
                 () = sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {
                     self.core.handle_timeout(self.clock.now());
                 }
@@ -207,7 +238,7 @@ impl Driver {
     fn handle_loaded(&mut self, loaded: Loaded) {
         let now = self.clock.now();
         self.core
-            .handle_loaded(loaded.subscription, loaded.deliveries, loaded.next_due, now);
+            .handle_loaded(loaded.queue, loaded.deliveries, loaded.next_due, now);
     }
 
     fn handle_input(&mut self, input: Input) {
@@ -220,9 +251,11 @@ impl Driver {
                             subscription,
                             suspended,
                         } => {
-                            let settings = settings(&subscription, suspended);
-                            self.core
-                                .handle_subscription(subscription.uid, settings, now);
+                            let uid = subscription.uid;
+                            if self.core.has(&uid) {
+                                let settings = Directory::settings_of(&subscription, suspended);
+                                self.core.handle_subscription(uid, settings, now);
+                            }
                         }
                         Effect::Ended(uid) => self.core.handle_ended(uid, now),
                     }
@@ -232,103 +265,51 @@ impl Driver {
         }
     }
 
-    fn handle_accepted(&mut self, event: &StoredEvent) {
-        self.account.accepted(event);
+    fn handle_reviewed(&mut self, reviewed: &Reviewed) {
         let now = self.clock.now();
-        for (delivery, target) in event.deliveries() {
-            self.core.handle_accepted(target.uid, delivery, now);
-        }
+        let &Reviewed {
+            queue,
+            delivery,
+            over,
+        } = reviewed;
+        self.core.handle_reviewed(queue, delivery, over, now);
     }
 
-    /// Performs everything the core asks for; returns the time it is left at.
-    fn perform(&mut self) -> Timestamp {
-        let mut now = self.clock.now();
-        while let Some(command) = self.core.poll_command(now) {
-            if let Command::Attempt(attempt) = command {
-                self.start(attempt, now);
+    /// Hands some deliveries of new events to the core.
+    fn accept(&mut self) {
+        let now = self.clock.now();
+        let mut room = DELIVERIES_BATCH;
+        while room > 0
+            && let Some(event) = self.accepting.last().map(Arc::clone)
+        {
+            if self.n_handed == 0 {
+                self.account.accepted(&event);
+            }
+            let bytes = u32::try_from(event.event.len()).unwrap_or(u32::MAX);
+            for (delivery, target) in event.deliveries().skip(self.n_handed).take(room) {
+                let queue = QueueId {
+                    subscription: target.uid,
+                    partition: UNORDERED,
+                };
+                let waiting = Waiting {
+                    delivery,
+                    progress: Progress::default(),
+                    bytes,
+                    due: now,
+                };
+                let directory = &self.directory;
+                let settings = || directory.settings(&target.uid);
+                self.core.handle_accepted(queue, waiting, settings, now);
+            }
+            let n_left = event.targets.len() - self.n_handed;
+            if n_left <= room {
+                room -= n_left;
+                self.n_handed = 0;
+                self.accepting.pop();
             } else {
-                self.carry_out(command);
-            }
-            now = self.clock.now();
-        }
-        self.counts.set(self.core.counts());
-        now
-    }
-
-    fn start(&mut self, attempt: Attempt, now: Timestamp) {
-        let Some(subscription) = self.directory.subscription(&attempt.subscription) else {
-            // Gone since the core was told of it; the word of that is on its way.
-            let reason = DeadLetterReason::SubscriptionEnded;
-            self.core
-                .handle_finished(refused(attempt, reason, now), now);
-            return;
-        };
-        let (caller, completions) = (self.caller.clone(), self.completions.0.clone());
-        self.tasks.spawn(async move {
-            let completed = caller.call(attempt, subscription).await;
-            if completions.send(completed).is_err() {
-                tracing::debug!("an attempt ended after the driver");
-            }
-        });
-    }
-
-    fn carry_out(&mut self, command: Command) {
-        match command {
-            Command::Attempt(_) => unreachable!("started by `perform`"),
-            Command::Defer {
-                subscription,
-                delivery,
-                progress,
-                due,
-                failed,
-            } => {
-                if failed {
-                    self.account.deferred(delivery, progress, due);
-                }
-                self.disk_queue.defer(subscription, due, delivery, progress);
-            }
-            Command::Load {
-                subscription,
-                until,
-                limit,
-            } => self.disk_queue.load(subscription, until, limit),
-            Command::Settle {
-                subscription: _,
-                delivery,
-                progress,
-                end,
-            } => self.account.settled(delivery, progress, end),
-            Command::Suspend {
-                subscription,
-                reason,
-            } => {
-                let subscription = self.directory.subscription(&subscription);
-                if let Some(subscription) = subscription
-                    && self.suspensions.send((subscription, reason)).is_err()
-                {
-                    tracing::debug!("the sync client has ended");
-                }
+                self.n_handed += room;
+                room = 0;
             }
         }
-    }
-}
-
-fn settings(subscription: &Subscription, suspended: bool) -> Settings {
-    Settings {
-        policy: Arc::clone(&subscription.policy),
-        max_in_flight: subscription.max_in_flight,
-        suspended,
-    }
-}
-
-/// The answer to an attempt that cannot be made.
-fn refused(attempt: Attempt, reason: DeadLetterReason, now: Timestamp) -> Finished {
-    Finished {
-        delivery: attempt.delivery,
-        verdict: Verdict::Reject(reason),
-        attempted: false,
-        accept_time: now,
-        expiry: None,
-        jitter: Jitter::NONE,
     }
 }

@@ -204,7 +204,7 @@ impl Client {
                 }
                 () = sleep_until(self.save_after), if self.unsaved => self.save().await,
                 _ = heartbeat.tick() => {
-                    let Counts { n_waiting, n_in_flight } = self.config.driver.counts();
+                    let Counts { n_waiting, n_in_flight, .. } = self.config.driver.counts();
                     send(&requests, Request::Heartbeat(Heartbeat {
                         applied_revision: self.config.mirror.revision(),
                         pending_delivery_count: i64::try_from(n_waiting).unwrap_or(i64::MAX),

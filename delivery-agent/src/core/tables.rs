@@ -1,0 +1,270 @@
+//! Who takes part: subscriptions with their tenants and endpoints, each found by name and referred to
+//! by number, and the memory of those that are idle. It decides nothing.
+//!
+//! **Invariant:** a number is given to another only when nothing refers to it any more.
+
+use std::{collections::HashMap, sync::Arc};
+
+use hookfleet_contract::{name::TenantId, time::Timestamp};
+use rustc_hash::FxBuildHasher;
+use slab::Slab;
+
+use super::{
+    Uid,
+    command::{Hints, Settings},
+    endpoint::Endpoint,
+    health::Memory,
+    lane::{Holder, Lane, Share},
+    subscription::{Live, Phase, Place, Subscription},
+};
+
+/// How many idle subscriptions, and endpoints, are remembered at least: 15 MiB each.
+const REMEMBERED: usize = 128 << 10;
+
+/// Everyone.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) subscriptions: Slab<Subscription>,
+    pub(super) tenants: Slab<Tenant>,
+    pub(super) endpoints: Slab<Endpoint>,
+    by_uid: HashMap<Uid, usize, FxBuildHasher>,
+    by_tenant: HashMap<TenantId, usize>,
+    by_origin: HashMap<Arc<str>, usize>,
+    idle_subscriptions: Memory<Uid>,
+    idle_endpoints: Memory<Arc<str>>,
+    /// Until when a tenant's calls of an endpoint wait because it said so.
+    pauses: HashMap<(TenantId, Arc<str>), Timestamp>,
+    /// How many pauses there may be before the old ones are looked for.
+    max_pauses: usize,
+}
+
+/// A tenant with deliveries.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    id: TenantId,
+    n_users: usize,
+    shares: [Share; 4],
+}
+
+/// An endpoint that is no longer referred to, and its timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) endpoint: usize,
+    pub(super) timer: Timestamp,
+}
+
+// === impl Tables ===
+
+impl Tables {
+    /// The number of a subscription that has deliveries.
+    pub(super) fn find(&self, uid: &Uid) -> Option<usize> {
+        self.by_uid.get(uid).copied()
+    }
+
+    /// Those that have not been heard of.
+    pub(super) fn unknown(&self) -> Vec<usize> {
+        let all = self.subscriptions.iter();
+        let unknown = all.filter(|(_, it)| matches!(it.phase, Phase::Unknown));
+        unknown.map(|(key, _)| key).collect()
+    }
+
+    /// A subscription that has not been heard of.
+    pub(super) fn add(&mut self, uid: Uid) -> usize {
+        let health = self.idle_subscriptions.take(&uid);
+        let key = self.subscriptions.insert(Subscription::new(uid, health));
+        self.by_uid.insert(uid, key);
+        key
+    }
+
+    /// The subscription is as the settings say. Returns its endpoint, and the one it had before if
+    /// nobody else has it.
+    pub(super) fn attach(&mut self, key: usize, settings: Settings) -> (usize, Option<Left>) {
+        if let Phase::Live(live) = &mut self.subscriptions[key].phase
+            && live.settings.endpoint == settings.endpoint
+            && live.settings.tenant == settings.tenant
+        {
+            live.settings = settings;
+            return (live.endpoint, None);
+        }
+        let tenant = self.tenant(&settings.tenant);
+        let endpoint = self.endpoint(&settings.endpoint);
+        self.tenants[tenant].n_users += 1;
+        self.endpoints[endpoint].n_users += 1;
+        let left = self.detach(key);
+        self.subscriptions[key].phase = Phase::Live(Live {
+            settings,
+            tenant,
+            endpoint,
+        });
+        (endpoint, left)
+    }
+
+    /// The subscription is gone.
+    pub(super) fn end(&mut self, key: usize) -> Option<Left> {
+        let left = self.detach(key);
+        self.subscriptions[key].phase = Phase::Ended;
+        left
+    }
+
+    /// Forgets a subscription without deliveries, but not what was learnt of its receiver.
+    pub(super) fn remove(&mut self, key: usize) -> Option<Left> {
+        let left = self.detach(key);
+        let removed = self.subscriptions.remove(key);
+        self.by_uid.remove(&removed.uid);
+        if matches!(removed.phase, Phase::Live(_)) {
+            self.idle_subscriptions.keep(removed.uid, removed.health);
+        }
+        left
+    }
+
+    /// Forgets an endpoint that nobody refers to.
+    pub(super) fn leave_endpoint(&mut self, key: usize) -> Option<Left> {
+        let endpoint = &self.endpoints[key];
+        if endpoint.n_users > 0 || endpoint.in_flight > 0 {
+            return None;
+        }
+        let removed = self.endpoints.remove(key);
+        self.by_origin.remove(&removed.origin);
+        let left = removed.timer.map(|timer| Left {
+            endpoint: key,
+            timer,
+        });
+        self.idle_endpoints.keep(removed.origin, removed.health);
+        left
+    }
+
+    /// Forgets a tenant that nobody refers to.
+    pub(super) fn leave_tenant(&mut self, key: usize) {
+        let tenant = &self.tenants[key];
+        if tenant.n_users == 0 && tenant.shares.iter().all(Share::is_idle) {
+            let removed = self.tenants.remove(key);
+            self.by_tenant.remove(&removed.id);
+        }
+    }
+
+    /// Until when a tenant's endpoint asked to be left alone.
+    pub(super) fn paused_until(&self, live: &Live, now: Timestamp) -> Option<Timestamp> {
+        if self.pauses.is_empty() {
+            return None;
+        }
+        let Settings {
+            tenant, endpoint, ..
+        } = &live.settings;
+        let until = self.pauses.get(&(tenant.clone(), Arc::clone(endpoint)));
+        until.copied().filter(|&until| until > now)
+    }
+
+    /// A tenant's endpoint asks to be left alone.
+    pub(super) fn pause(&mut self, key: usize, until: Timestamp, now: Timestamp) {
+        let Some(live) = self.subscriptions[key].phase.live() else {
+            return;
+        };
+        let Settings {
+            tenant, endpoint, ..
+        } = &live.settings;
+        let pause = self.pauses.entry((tenant.clone(), Arc::clone(endpoint)));
+        let pause = pause.or_insert(until);
+        *pause = until.max(*pause);
+        if self.pauses.len() > self.max_pauses {
+            self.pauses.retain(|_, until| *until > now);
+            self.max_pauses = 2 * self.pauses.len().max(1024);
+        }
+    }
+
+    /// What an earlier run learnt.
+    pub(super) fn remember(&mut self, hints: Hints) {
+        for (uid, hint) in hints.subscriptions {
+            self.idle_subscriptions.keep(uid, hint.into());
+        }
+        for (origin, hint) in hints.endpoints {
+            self.idle_endpoints.keep(origin, hint.into());
+        }
+        for (tenant, origin, until) in hints.pauses {
+            self.pauses.insert((tenant, origin), until);
+        }
+    }
+
+    /// What the next run should know.
+    pub(super) fn hints(&self, now: Timestamp) -> Hints {
+        let subscriptions = self.subscriptions.iter();
+        let subscriptions = subscriptions.filter_map(|(_, it)| Some((it.uid, it.health.hint()?)));
+        let endpoints = self.endpoints.iter();
+        let endpoints =
+            endpoints.filter_map(|(_, it)| Some((Arc::clone(&it.origin), it.health.hint()?)));
+        let pauses = self.pauses.iter().filter(|(_, until)| **until > now);
+        let pauses =
+            pauses.map(|((tenant, origin), until)| (tenant.clone(), Arc::clone(origin), *until));
+        Hints {
+            subscriptions: subscriptions
+                .chain(self.idle_subscriptions.hints())
+                .collect(),
+            endpoints: endpoints.chain(self.idle_endpoints.hints()).collect(),
+            pauses: pauses.collect(),
+        }
+    }
+
+    fn tenant(&mut self, id: &TenantId) -> usize {
+        if let Some(&key) = self.by_tenant.get(id) {
+            return key;
+        }
+        let key = self.tenants.insert(Tenant {
+            id: id.clone(),
+            n_users: 0,
+            shares: Default::default(),
+        });
+        self.by_tenant.insert(id.clone(), key);
+        key
+    }
+
+    fn endpoint(&mut self, origin: &Arc<str>) -> usize {
+        if let Some(&key) = self.by_origin.get(origin) {
+            return key;
+        }
+        let health = self.idle_endpoints.take(origin);
+        let endpoint = Endpoint::new(Arc::clone(origin), health);
+        let key = self.endpoints.insert(endpoint);
+        self.by_origin.insert(Arc::clone(origin), key);
+        key
+    }
+
+    /// The subscription refers to no tenant and endpoint any more.
+    fn detach(&mut self, key: usize) -> Option<Left> {
+        let subscription = &mut self.subscriptions[key];
+        let &Live {
+            tenant, endpoint, ..
+        } = subscription.phase.live()?;
+        if subscription.place == Place::Endpoint {
+            subscription.place = Place::Nowhere;
+            self.endpoints[endpoint].waiters.retain(|&it| it != key);
+        }
+        self.tenants[tenant].n_users -= 1;
+        self.leave_tenant(tenant);
+        self.endpoints[endpoint].n_users -= 1;
+        self.leave_endpoint(endpoint)
+    }
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            subscriptions: Slab::new(),
+            tenants: Slab::new(),
+            endpoints: Slab::new(),
+            by_uid: HashMap::default(),
+            by_tenant: HashMap::new(),
+            by_origin: HashMap::new(),
+            idle_subscriptions: Memory::new(REMEMBERED),
+            idle_endpoints: Memory::new(REMEMBERED),
+            pauses: HashMap::new(),
+            max_pauses: 2048,
+        }
+    }
+}
+
+// === impl Tenant ===
+
+impl Holder for Tenant {
+    fn share(&mut self, lane: Lane) -> &mut Share {
+        &mut self.shares[lane as usize]
+    }
+}
