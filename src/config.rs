@@ -135,7 +135,7 @@ pub(crate) fn print(config: &impl Serialize) -> anyhow::Result<()> {
 impl Default for Delivery {
     fn default() -> Self {
         Self {
-            max_in_flight: 1024,
+            max_in_flight: 4096,
             allow_loopback_targets: false,
             allow_http_targets: false,
             ca_files: Vec::new(),

@@ -15,6 +15,7 @@ use hookfleet_delivery_agent::{
 };
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{listener, readiness::Readiness, services::Services};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -293,12 +294,35 @@ async fn build_agent(
         target_rules: rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
         event_limits: Limits::default(),
         segment_bytes: delivery.segment_mib << 20,
-        max_in_flight: delivery.max_in_flight,
+        max_in_flight: affordable(delivery.max_in_flight),
         drain_timeout: Duration::from_secs(delivery.drain_seconds),
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
     Ok(built?)
+}
+
+/// Raises the limit of open files as far as it goes; attempts in flight have three quarters of it.
+fn affordable(max_in_flight: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    let files = current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX));
+    let affordable = (files / 4 * 3).max(1);
+    if affordable < max_in_flight {
+        tracing::warn!(
+            files,
+            affordable,
+            "the limit of open files bounds attempts in flight"
+        );
+    }
+    max_in_flight.min(affordable)
 }
 
 fn rules(allow_loopback: bool, allow_http: bool) -> Rules {

@@ -177,6 +177,7 @@ impl Agent {
                     egress: config.egress,
                     clock,
                 },
+                hints: driver::hints::Store::new(&config.data_dir, sealer.clone()),
                 clock,
                 accepted,
                 suspensions: suspensions_sender,

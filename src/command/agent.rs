@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_id: Option<String>,
-    /// The most attempts in flight at once [default: 1024].
+    /// The most attempts in flight at once [default: 4096].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_in_flight: Option<usize>,

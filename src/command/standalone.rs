@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
-    /// The most attempts in flight at once [default: 1024].
+    /// The most attempts in flight at once [default: 4096].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_in_flight: Option<usize>,

@@ -4,6 +4,7 @@
 mod account;
 mod disk_queue;
 mod handle;
+pub mod hints;
 mod perform;
 
 use std::{future::ready, sync::Arc, time::Duration};
@@ -14,14 +15,15 @@ use hookfleet_contract::{
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    task::spawn_blocking,
+    time::{interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     callback::{Caller, Completed},
     clock::Clock,
-    core::{Core, QueueId, Waiting},
+    core::{Core, Hints, QueueId, Waiting},
     directory::{Directory, Effect},
     history::History,
     journal::{self, Deferred, Journal, PendingSummary, StoredEvent},
@@ -41,6 +43,8 @@ const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 /// completions never wait long, however many subscriptions an event has.
 const ACCEPTED_BATCH: usize = 256;
 const DELIVERIES_BATCH: usize = 1024;
+/// How often what was learnt of receivers is written down.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// The most bytes of events in flight: each is in memory twice, as an event and as a body.
 const MAX_BYTES_IN_FLIGHT: u64 = 64 << 20;
 
@@ -61,6 +65,8 @@ pub struct Config {
     pub directory: Directory,
     /// Makes attempts.
     pub caller: Caller,
+    /// Where what is learnt of receivers is kept.
+    pub hints: hints::Store,
     /// The time.
     pub clock: Clock,
     /// Events, as they become durable.
@@ -118,6 +124,8 @@ pub struct Driver {
     inputs: mpsc::Receiver<Input>,
     suspensions: mpsc::UnboundedSender<(Arc<Subscription>, SuspendReason)>,
     counts: Arc<SharedCounts>,
+    hints: hints::Store,
+    saved: Hints,
     tasks: TaskTracker,
     drain_timeout: Duration,
 }
@@ -139,6 +147,8 @@ impl Driver {
         let (handle, inputs, counts) = Handle::new();
         let mut core = Core::new(config.max_in_flight, MAX_BYTES_IN_FLIGHT);
         let now = config.clock.now();
+        let hints = config.hints.load();
+        core.handle_hints(hints.clone());
         for summary in pending {
             let id = QueueId {
                 subscription: summary.subscription,
@@ -162,6 +172,8 @@ impl Driver {
             inputs,
             suspensions: config.suspensions,
             counts,
+            hints: config.hints,
+            saved: hints,
             tasks: TaskTracker::new(),
             drain_timeout: config.drain_timeout,
         };
@@ -174,6 +186,7 @@ impl Driver {
     /// # Errors
     /// When the disk can no longer be trusted; the process must end.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut saving = interval(SAVE_EVERY);
         loop {
             let now = self.perform();
             let behind = self.is_disk_behind();
@@ -199,6 +212,7 @@ impl Driver {
                     self.accepting.reverse();
                     self.accept();
                 }
+                _ = saving.tick() => self.save_hints(),
                 () = ready(()), if busy && !behind => self.accept(),
                 () = sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {
                     self.core.handle_timeout(self.clock.now());
@@ -224,6 +238,22 @@ impl Driver {
             self.handle_completed(completed);
             self.perform();
         }
+        self.save_hints();
+    }
+
+    /// Writes down what was learnt of receivers, beside everything else.
+    fn save_hints(&mut self) {
+        let hints = self.core.hints(self.clock.now());
+        if hints == self.saved {
+            return;
+        }
+        self.saved = hints.clone();
+        let store = self.hints.clone();
+        spawn_blocking(move || {
+            if let Err(error) = store.save(&hints) {
+                tracing::warn!(%error, "cannot write down what is known of receivers");
+            }
+        });
     }
 
     fn is_disk_behind(&self) -> bool {
