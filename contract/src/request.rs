@@ -134,3 +134,33 @@ impl Trace {
         format!("00-{id:032x}-{span:016x}-{:02x}", self.flags)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_goes_on_only_if_it_is_one() {
+        const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+        const PARENT: &str = "b7ad6b7169203331";
+        let trace = Trace::parse(&format!("00-{ID}-{PARENT}-03")).unwrap();
+        assert_eq!(trace.parent([1; 8]), format!("00-{ID}-0101010101010101-03"));
+        assert!(Trace::parse(&format!("01-{ID}-{PARENT}-01-more")).is_some());
+        let (upper, sign) = (ID.to_uppercase(), ID.replace("0a", "+a"));
+        let (zero, no_parent) = ("0".repeat(32), "0".repeat(16));
+        for text in [
+            String::new(),
+            format!("00-{ID}-{PARENT}-01-more"),
+            format!("ff-{ID}-{PARENT}-01"),
+            format!("00-{upper}-{PARENT}-01"),
+            format!("00-{sign}-{PARENT}-01"),
+            format!("00-{ID}-+7ad6b7169203331-01"),
+            format!("00-{ID}-{PARENT}-+1"),
+            format!("00-{zero}-{PARENT}-01"),
+            format!("00-{ID}-{no_parent}-01"),
+            format!("00-{ID}-{PARENT}"),
+        ] {
+            assert_eq!(Trace::parse(&text), None, "{text}");
+        }
+    }
+}

@@ -35,11 +35,7 @@ pub fn decode(header: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let digits = bytes
-            .get(at + 1..at + 3)
-            .and_then(|it| std::str::from_utf8(it).ok());
-        let escaped = digits.and_then(|it| u8::from_str_radix(it, 16).ok());
-        match escaped.filter(|_| bytes[at] == b'%') {
+        match escaped(&bytes[at..]) {
             Some(byte) => {
                 decoded.push(byte);
                 at += 3;
@@ -51,6 +47,15 @@ pub fn decode(header: &str) -> Option<String> {
         }
     }
     String::from_utf8(decoded).ok()
+}
+
+/// The byte of the escape that begins here.
+fn escaped(bytes: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = bytes else {
+        return None;
+    };
+    let digit = |it: u8| char::from(it).to_digit(16);
+    u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()
 }
 
 fn unescape(quoted: &str) -> String {

@@ -121,9 +121,11 @@ impl Subscription {
 
 /// A UUID in its text form, as 16 bytes.
 fn parse_uid(text: &str) -> Option<[u8; 16]> {
-    let digits: String = text.split('-').collect();
-    let value = u128::from_str_radix(&digits, 16).ok()?;
-    (digits.len() == 32 && text.len() == 36).then(|| value.to_be_bytes())
+    let groups: Vec<&str> = text.split('-').collect();
+    let is_uuid = groups.iter().map(|it| it.len()).eq([8, 4, 4, 4, 12])
+        && groups.concat().bytes().all(|it| it.is_ascii_hexdigit());
+    let value = u128::from_str_radix(&groups.concat(), 16).ok()?;
+    is_uuid.then(|| value.to_be_bytes())
 }
 
 fn compile_header(header: &v1::Header) -> Option<(HeaderName, HeaderValue)> {
@@ -180,4 +182,27 @@ fn policy(policy: Option<&v1::RetryPolicy>) -> Policy {
 /// A duration of a message; a negative one is none.
 fn duration(duration: prost_types::Duration) -> Duration {
     duration.try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_is_a_uuid_in_its_text_form() {
+        let uid = parse_uid("00112233-4455-6677-8899-aABBccddeeff").unwrap();
+        assert_eq!(uid[..2], [0x00, 0x11]);
+        assert_eq!(uid[10..], [0xAA, 0xBB, 0xCC, 0xDD, 0xEE, 0xFF]);
+        for text in [
+            "",
+            "00112233445566778899aabbccddeeff",
+            "+0112233-4455-6677-8899-aabbccddeeff",
+            "001122334-455-6677-8899-aabbccddeeff",
+            "0011223\u{661}-445-6677-8899-aabbccddeeff",
+            "0011223g-4455-6677-8899-aabbccddeeff",
+            "00112233-4455-6677-8899-aabbccddeeff-",
+        ] {
+            assert_eq!(parse_uid(text), None, "{text}");
+        }
+    }
 }

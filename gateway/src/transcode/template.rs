@@ -131,8 +131,8 @@ fn decode_part(part: &str, keeps_slashes: bool) -> Option<String> {
             rest = after;
             continue;
         }
-        let digits = after.get(..2)?;
-        let byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
+        let byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
         if byte == b'/' && keeps_slashes {
             bytes.extend_from_slice(&rest[..3]);
         } else {
@@ -179,6 +179,8 @@ mod tests {
             ("/v1/{a}", "/v1/%C3%BCn%C3%AF", Some(vec![("a", "ünï")])),
             ("/v1/{a}", "/v1/%C3", None),
             ("/v1/{a}", "/v1/%zz", None),
+            ("/v1/{a}", "/v1/%+f", None),
+            ("/v1/{a}", "/v1/%4", None),
         ];
         for (template, path, expected) in cases {
             let template = Template::parse(template).unwrap();
