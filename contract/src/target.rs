@@ -31,13 +31,13 @@ const INTERNAL_TLDS: [&str; 18] = [
     "k8s",
     "cluster",
 ];
-/// Ports from 1024 up that speak something other than HTTP: WHATWG's list, datastores, control planes.
-const REFUSED_PORTS: [u16; 33] = [
+/// Ports from 1024 up that speak something other than HTTP: WHATWG's bad ports, datastores, control
+/// planes.
+const REFUSED_PORTS: [u16; 37] = [
     1433, 1521, 1719, 1720, 1723, 2049, 2375, 2376, 2379, 2380, 3306, 3389, 3659, 4045, 4190, 4222,
-    5060, 5061, 5432, 5984, 6000, 6379, 6443, 6566, 6665, 6666, 6667, 6668, 6669, 9092, 9200,
-    10250, 10080,
+    5060, 5061, 5432, 5984, 6000, 6379, 6443, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 9092,
+    9200, 10080, 10250, 11211, 27017,
 ];
-const REFUSED_HIGH_PORTS: [u16; 3] = [11211, 27017, 6697];
 
 /// Which URLs are accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -254,7 +254,7 @@ fn check_name(name: &str, rules: &Rules) -> Result<(), Error> {
 
 fn check_port(port: u16, scheme: &str, is_loopback: bool) -> Result<(), Error> {
     let is_usual = port == 443 || (port == 80 && scheme == "http");
-    let is_refused = REFUSED_PORTS.contains(&port) || REFUSED_HIGH_PORTS.contains(&port);
+    let is_refused = REFUSED_PORTS.contains(&port);
     if is_usual || (port >= 1024 && (is_loopback || !is_refused)) {
         Ok(())
     } else {
