@@ -12,6 +12,9 @@ use crate::{
 
 /// No `Retry-After` counts for more: 24 hours.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+/// None counts for less, and who asks for a pause without saying how long gets this: a receiver that
+/// answers 429 and 0 is not asked in a loop.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Answers that a person has to mend are not asked for again sooner.
 const SLOW: Duration = Duration::from_secs(300);
 /// Faults of ours are tried again this soon.
@@ -76,18 +79,22 @@ pub enum Verdict {
 pub fn classify(answer: &Result<Answer, TransportError>, policy: &Policy) -> Verdict {
     match answer {
         Ok(answer) if is_success(answer.status, policy.preset) => Verdict::Delivered,
-        Ok(answer) => failed(answer, policy),
-        Err(error) => {
-            let is_ours = *error == TransportError::Internal;
-            Verdict::Retry(Retry {
-                failure: (*error).into(),
-                minimum: if is_ours { OURS } else { Duration::ZERO },
-                retry_after: None,
-                throttled: is_ours,
-                pause_endpoint: false,
-            })
-        }
+        Ok(answer) if (200..=599).contains(&answer.status) => failed(answer, policy),
+        // An interim status is no answer: nobody asked to switch protocols.
+        Ok(_) => unanswered(TransportError::Protocol),
+        Err(error) => unanswered(*error),
     }
+}
+
+fn unanswered(error: TransportError) -> Verdict {
+    let is_ours = error == TransportError::Internal;
+    Verdict::Retry(Retry {
+        failure: error.into(),
+        minimum: if is_ours { OURS } else { Duration::ZERO },
+        retry_after: None,
+        throttled: is_ours,
+        pause_endpoint: false,
+    })
 }
 
 fn is_success(status: u16, preset: Preset) -> bool {
@@ -112,22 +119,23 @@ fn failed(answer: &Answer, policy: &Policy) -> Verdict {
             None => {}
         }
     }
-    if status == 410 {
-        return Verdict::Suspend(SuspendReason::EndpointGone);
-    }
     if is_final(status, policy) {
         return Verdict::Reject(DeadLetterReason::NonRetryable);
+    }
+    if status == 410 {
+        return Verdict::Suspend(SuspendReason::EndpointGone);
     }
     if status == 413 && retry_after.is_none() {
         return Verdict::Reject(DeadLetterReason::PayloadTooLarge);
     }
-    let asked_to_wait = status == 503 && retry_after.is_some();
+    let asks_for_a_pause = status == 429 || (status == 503 && retry_after.is_some());
+    let asked = retry_after.or(asks_for_a_pause.then_some(MIN_RETRY_AFTER));
     Verdict::Retry(Retry {
         failure: FailureKind::Status,
         minimum: minimum(status),
-        retry_after,
-        throttled: status == 429 || asked_to_wait,
-        pause_endpoint: status == 429 || asked_to_wait,
+        retry_after: asked.map(|it| it.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER)),
+        throttled: asks_for_a_pause,
+        pause_endpoint: asks_for_a_pause,
     })
 }
 
@@ -144,7 +152,7 @@ fn is_final(status: u16, policy: &Policy) -> bool {
 
 fn minimum(status: u16) -> Duration {
     match status {
-        408 | 409 | 421 | 425 | 429 => Duration::ZERO,
+        408 | 409 | 413 | 421 | 425 | 429 => Duration::ZERO,
         400..=499 => SLOW,
         _ => Duration::ZERO,
     }
@@ -220,6 +228,7 @@ mod tests {
             (429, "throttled"),
             (410, "suspend"),
             (413, "reject"),
+            (422, "slow"),
             (500, "retry"),
             (502, "retry"),
             (503, "retry"),
@@ -236,7 +245,7 @@ mod tests {
 
     #[test]
     fn presets_are_stricter() {
-        for status in [302, 400, 401, 403, 413, 422] {
+        for status in [302, 400, 401, 403, 410, 413, 422] {
             assert_eq!(
                 kind(&meaning(status, Preset::Knative)),
                 "reject",
@@ -264,41 +273,63 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_may_ask_to_wait_to_stop_and_to_be_left_alone() {
-        let policy = Policy::default();
-        let answer = |status, retry_after, control| {
-            let retry_after: Option<u64> = retry_after;
-            classify(
-                &Ok(Answer {
-                    status,
-                    retry_after: retry_after.map(Duration::from_secs),
-                    control,
-                }),
-                &policy,
-            )
+    fn a_receiver_may_stop_a_delivery_or_all_of_them_but_not_with_a_success() {
+        let told = |status, text| {
+            let control = Control::parse(text);
+            let answer = Answer {
+                status,
+                retry_after: None,
+                control,
+            };
+            classify(&Ok(answer), &Policy::default())
         };
-        let Verdict::Retry(retry) = answer(503, Some(7), None) else {
-            panic!("503 is retried")
-        };
-        assert!(retry.pause_endpoint && retry.throttled);
-        assert_eq!(retry.retry_after, Some(Duration::from_secs(7)));
-        let Verdict::Retry(retry) = answer(500, Some(7), None) else {
-            panic!("500 is retried")
-        };
-        assert!(!retry.pause_endpoint && !retry.throttled);
-        assert_eq!(kind(&answer(413, Some(7), None)), "slow");
         let aborted = Verdict::Reject(DeadLetterReason::Aborted);
-        assert_eq!(
-            answer(500, None, Control::parse(" Abort-Message ")),
-            aborted
-        );
         let disabled = Verdict::Suspend(SuspendReason::RequestedByEndpoint);
-        assert_eq!(answer(400, None, Control::parse("disable")), disabled);
-        assert_eq!(
-            answer(200, None, Some(Control::Disable)),
-            Verdict::Delivered
-        );
-        assert_eq!(Control::parse("other"), None);
+        assert_eq!(told(500, " Abort-Message "), aborted);
+        assert_eq!(told(302, "disable"), disabled);
+        assert_eq!(told(200, "disable"), Verdict::Delivered);
+        assert_eq!(kind(&told(500, "other")), "retry");
+    }
+
+    #[test]
+    fn who_asks_for_a_pause_is_left_alone_for_a_second_to_a_day() {
+        let second = Duration::from_secs(1);
+        let rows = [
+            (429, None, Some(second), true),
+            (429, Some(0), Some(second), true),
+            (429, Some(7), Some(7 * second), true),
+            (429, Some(u64::MAX), Some(MAX_RETRY_AFTER), true),
+            (503, None, None, false),
+            (503, Some(0), Some(second), true),
+            (503, Some(7), Some(7 * second), true),
+            (500, Some(7), Some(7 * second), false),
+            (404, Some(7), Some(7 * second), false),
+            (302, Some(7), Some(7 * second), false),
+        ];
+        for (status, asked, expected, pauses) in rows {
+            let retry = retried(status, asked);
+            assert_eq!(retry.retry_after, expected, "{status} {asked:?}");
+            assert_eq!(retry.pause_endpoint, pauses, "{status} {asked:?}");
+            assert_eq!(retry.throttled, pauses, "{status} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_too_large_only_now_is_sent_again_when_asked() {
+        let retry = retried(413, Some(7));
+        assert_eq!(retry.minimum, Duration::ZERO);
+        assert_eq!(retry.retry_after, Some(Duration::from_secs(7)));
+        assert!(!retry.throttled && !retry.pause_endpoint);
+    }
+
+    #[test]
+    fn an_interim_status_is_no_answer() {
+        for status in [0, 100, 101, 103, 199, 600, 999] {
+            let Verdict::Retry(retry) = meaning(status, Preset::Standard) else {
+                panic!("{status} is retried");
+            };
+            assert_eq!(retry.failure, FailureKind::Protocol, "{status}");
+        }
     }
 
     #[test]
@@ -323,6 +354,18 @@ mod tests {
             classify(&Ok(answer), &policy),
             Verdict::Reject(DeadLetterReason::NonRetryable)
         );
+    }
+
+    fn retried(status: u16, retry_after: Option<u64>) -> Retry {
+        let answer = Answer {
+            status,
+            retry_after: retry_after.map(Duration::from_secs),
+            control: None,
+        };
+        let Verdict::Retry(retry) = classify(&Ok(answer), &Policy::default()) else {
+            panic!("{status} is retried");
+        };
+        retry
     }
 
     fn meaning(status: u16, preset: Preset) -> Verdict {

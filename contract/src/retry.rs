@@ -81,7 +81,7 @@ pub struct Retry {
     pub retry_after: Option<Duration>,
     /// The attempt does not count against the schedule.
     pub throttled: bool,
-    /// Nothing else may go to the endpoint before `retry_after` either.
+    /// Nothing else may go to the endpoint before `retry_after`, which is then there, either.
     pub pause_endpoint: bool,
 }
 
