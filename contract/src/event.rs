@@ -8,7 +8,11 @@ use hookfleet_proto::cloudevents::{
 use prost::Message as _;
 use url::Url;
 
-use crate::{pattern, time::Timestamp, violation::Violations};
+use crate::{
+    pattern,
+    time::{Timestamp, parse_rfc3339},
+    violation::Violations,
+};
 
 /// What an event may be.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +138,7 @@ impl Event {
     pub fn expiry_time(&self) -> Option<Timestamp> {
         match self.attribute("expirytime")? {
             Attr::CeTimestamp(time) => Some((*time).into()),
-            Attr::CeString(text) => text.parse::<prost_types::Timestamp>().ok().map(Into::into),
+            Attr::CeString(text) => parse_rfc3339(text).map(Into::into),
             Attr::CeUri(_)
             | Attr::CeUriRef(_)
             | Attr::CeBoolean(_)
@@ -214,7 +218,7 @@ fn check_core_attribute(name: &str, field: String, attr: &Attr, violations: &mut
         ("subject", Attr::CeString(_)) => {}
         ("subject", _) => violations.push(field, "must be a ce_string"),
         ("expirytime", Attr::CeTimestamp(_)) => {}
-        ("expirytime", Attr::CeString(text)) if is_time(text) => {}
+        ("expirytime", Attr::CeString(text)) if parse_rfc3339(text).is_some() => {}
         ("expirytime", _) => violations.push(field, "must be a ce_timestamp"),
         _ => {}
     }
@@ -260,10 +264,6 @@ fn is_media_type(text: &str) -> bool {
         && matches!(essence.split_once('/'), Some((kind, subtype)) if is_token(kind) && is_token(subtype))
 }
 
-fn is_time(text: &str) -> bool {
-    text.parse::<prost_types::Timestamp>().is_ok()
-}
-
 fn is_calendar_time(time: &prost_types::Timestamp) -> bool {
     (-62_135_596_800..=253_402_300_799).contains(&time.seconds)
         && (0..1_000_000_000).contains(&time.nanos)
@@ -307,6 +307,7 @@ mod tests {
             ("dataschema", "relative"),
             ("datacontenttype", "json"),
             ("expirytime", "soon"),
+            ("expirytime", "2026-01-02"),
         ] {
             let mut event = good();
             put(&mut event, name, Attr::CeString(value.to_owned()));

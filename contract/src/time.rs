@@ -27,6 +27,29 @@ impl Timestamp {
     }
 }
 
+/// Reads a time of RFC 3339, whole: with its seconds and its offset. Protobuf's own reader takes much
+/// that is none.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<prost_types::Timestamp> {
+    let is_like = |bytes: &[u8], pattern: &[u8]| {
+        let fits = |(it, wanted): (&u8, &u8)| match wanted {
+            b'0' => it.is_ascii_digit(),
+            other => it.eq_ignore_ascii_case(other),
+        };
+        bytes.len() == pattern.len() && bytes.iter().zip(pattern).all(fits)
+    };
+    let (date_time, rest) = text.as_bytes().split_at_checked(19)?;
+    let n_fraction = rest
+        .iter()
+        .take_while(|it| **it == b'.' || it.is_ascii_digit())
+        .count();
+    let offset = &rest[n_fraction..];
+    let is_offset = [b"Z".as_slice(), b"+00:00", b"-00:00"]
+        .into_iter()
+        .any(|pattern| is_like(offset, pattern));
+    let is_whole = is_like(date_time, b"0000-00-00T00:00:00") && is_offset;
+    is_whole.then(|| text.parse().ok()).flatten()
+}
+
 impl Add<Duration> for Timestamp {
     type Output = Self;
 
@@ -67,6 +90,40 @@ mod tests {
             let timestamp = Timestamp(millis);
             let there: prost_types::Timestamp = timestamp.into();
             assert_eq!(Timestamp::from(there), timestamp);
+        }
+    }
+
+    #[test]
+    fn times_are_written_whole() {
+        for (text, expected) in [
+            ("2026-01-02T03:04:05Z", 1_767_323_045_000),
+            ("2026-01-02t03:04:05.5z", 1_767_323_045_500),
+            ("2026-01-02T04:34:05.5+01:30", 1_767_323_045_500),
+            ("2026-01-01T22:04:05-05:00", 1_767_323_045_000),
+            ("1990-12-31T23:59:60Z", 662_687_999_000),
+        ] {
+            let read = parse_rfc3339(text).map(Timestamp::from);
+            assert_eq!(read, Some(Timestamp(expected)), "{text}");
+        }
+        for text in [
+            "",
+            "2026-01-02",
+            "2026-01-02T03:04Z",
+            "2026-01-02T03:04:05",
+            "2026-01-02 03:04:05Z",
+            "2026-01-02T03:04:05 Z",
+            "2026-01-02T03:04:05.Z",
+            "2026-01-02T03:04:05.1.2Z",
+            "2026-01-02T03:04:05+01",
+            "2026-01-02T03:04:05+0100",
+            "2026-01-02T03:04:05+24:00",
+            "2026-02-30T03:04:05Z",
+            "2026-01-02T24:00:00Z",
+            "+12026-01-02T03:04:05Z",
+            "2026-01-02T03:04:05Zx",
+            "2026-01-02T03:04:0\u{661}Z",
+        ] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
         }
     }
 

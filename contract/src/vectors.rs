@@ -174,6 +174,22 @@ fn header_values_are_coded_as_the_binding_says() {
         let decoded = header_value::decode(text(&vector["header"]));
         assert_eq!(decoded.as_deref(), vector["value"].as_str(), "{vector}");
     }
+    // What is no escape stays as it is.
+    for text in ["%+f", "%-1", "%4", "%", "%g0", "100%"] {
+        assert_eq!(header_value::decode(text).as_deref(), Some(text));
+    }
+}
+
+#[test]
+fn a_time_of_json_is_whole() {
+    let event = |time| {
+        json::parse(
+            format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t","time":"{time}"}}"#)
+                .as_bytes(),
+        )
+    };
+    assert!(event("2026-01-02T03:04:05Z").is_ok());
+    assert!(event("2026-01-02").is_err());
 }
 
 #[test]
@@ -266,6 +282,26 @@ fn urls_are_accepted_in_one_spelling_only() {
             Target::parse(text(&url), &Rules::default()).is_err(),
             "{url}"
         );
+    }
+}
+
+/// <https://fetch.spec.whatwg.org/#port-blocking>: browsers call none of them either.
+#[test]
+fn bad_ports_are_not_called() {
+    const BAD_PORTS: [u16; 83] = [
+        0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95,
+        101, 102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179,
+        389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601,
+        636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566,
+        6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+    ];
+    for port in BAD_PORTS {
+        let url = format!("https://example.com:{port}/");
+        assert!(Target::parse(&url, &Rules::default()).is_err(), "{url}");
+    }
+    for port in [443, 1024, 8443, 65535] {
+        let url = format!("https://example.com:{port}/");
+        assert!(Target::parse(&url, &Rules::default()).is_ok(), "{url}");
     }
 }
 

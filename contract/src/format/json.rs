@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::value::RawValue;
 
 use super::media;
-use crate::event::Event;
+use crate::{event::Event, time::parse_rfc3339};
 
 /// The JSON is not a CloudEvent.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +81,7 @@ pub fn parse(json: &[u8]) -> Result<CloudEvent, Error> {
 fn attribute(name: &str, value: &RawValue) -> Option<Attr> {
     let value: serde_json::Value = serde_json::from_str(value.get()).ok()?;
     Some(match (name, value) {
-        ("time", serde_json::Value::String(text)) => Attr::CeTimestamp(text.parse().ok()?),
+        ("time", serde_json::Value::String(text)) => Attr::CeTimestamp(parse_rfc3339(&text)?),
         ("dataschema", serde_json::Value::String(text)) => Attr::CeUri(text),
         (_, serde_json::Value::String(text)) => Attr::CeString(text),
         (_, serde_json::Value::Bool(it)) => Attr::CeBoolean(it),
