@@ -1,5 +1,6 @@
 //! The one binary: reads the command line, sets up logs, runs the command. Composition only.
 
+mod bench;
 mod client;
 mod command;
 mod config;

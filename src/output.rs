@@ -22,6 +22,11 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     drop(writeln!(io::stdout(), "{text}"));
 }
 
+/// Says how far something is, where it is in nobody's way.
+pub(crate) fn progress(text: impl std::fmt::Display) {
+    drop(writeln!(io::stderr(), "{text}"));
+}
+
 /// Prints rows under a header.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let mut table = Table::new();

@@ -192,13 +192,16 @@ impl Tenant {
     pub fn matching(&self, event_type: &str) -> Vec<&Arc<Subscription>> {
         let dots = event_type.match_indices('.').map(|(at, _)| at);
         let prefixes = dots.map(|at| &event_type[..at]);
-        let mut found: Vec<&Arc<Subscription>> = prefixes
+        let lists = prefixes
             .chain([event_type, "*"])
-            .filter_map(|prefix| self.by_pattern.get(prefix))
-            .flatten()
-            .collect();
-        found.sort_unstable_by(|a, b| a.name.subscription.cmp(&b.name.subscription));
-        found.dedup_by(|a, b| a.uid == b.uid);
+            .filter_map(|prefix| self.by_pattern.get(prefix));
+        let lists: Vec<_> = lists.collect();
+        let mut found: Vec<&Arc<Subscription>> = lists.iter().copied().flatten().collect();
+        // Each list is in order, and has each once, as it is made from the ordered map.
+        if lists.len() > 1 {
+            found.sort_unstable_by(|a, b| a.name.subscription.cmp(&b.name.subscription));
+            found.dedup_by(|a, b| a.uid == b.uid);
+        }
         found
     }
 
@@ -215,10 +218,10 @@ impl Tenant {
         self.by_pattern.clear();
         for subscription in self.subscriptions.values() {
             for pattern in &subscription.patterns {
-                self.by_pattern
-                    .entry(pattern.as_str().into())
-                    .or_default()
-                    .push(Arc::clone(subscription));
+                let list = self.by_pattern.entry(pattern.as_str().into()).or_default();
+                if list.last().is_none_or(|it| it.uid != subscription.uid) {
+                    list.push(Arc::clone(subscription));
+                }
             }
         }
         self

@@ -23,6 +23,10 @@ pub(crate) enum Command {
     Agent(agent::Arguments),
     /// Show the whole flow live: a server, receivers good and bad, and events.
     Demo(crate::demo::Arguments),
+    /// Measure the whole path on this machine, beside a bare HTTP client.
+    Bench(crate::bench::Arguments),
+    #[command(hide = true)]
+    BenchPart(crate::bench::Part),
     /// Manage tenants.
     Tenant(tenant::Arguments),
     /// Manage subscriptions.
@@ -49,6 +53,8 @@ impl Command {
             Self::ControlPlane(arguments) => arguments.run().await,
             Self::Agent(arguments) => arguments.run().await,
             Self::Demo(arguments) => arguments.run().await,
+            Self::Bench(arguments) => arguments.run().await,
+            Self::BenchPart(part) => part.run().await,
             Self::Tenant(arguments) => arguments.run().await,
             Self::Subscription(arguments) => arguments.run().await,
             Self::Publish(arguments) => arguments.run().await,

@@ -1,5 +1,6 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
+mod bench;
 mod command;
 mod first_callback;
 mod fleet;
