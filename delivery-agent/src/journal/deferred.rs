@@ -1,5 +1,5 @@
 //! The queue on disk: deliveries that wait for their time, by subscription and due time. It is an
-//! index and holds no truth: it is rebuilt at every start and never synced.
+//! index and holds no truth: it is rebuilt at every start.
 //!
 //! Callers block on the disk, so they are not on a runtime's thread.
 //!
@@ -12,31 +12,34 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, KeyspaceCreateOptions, config::FilterPolicy};
 use hookfleet_contract::{id::DeliveryId, retry::Progress, time::Timestamp};
 
-use super::{Error, PendingSummary, table::Pending};
+use super::{
+    Error, PendingSummary,
+    runs::{RUN, Runs},
+    table::Pending,
+};
 use crate::core::Uid;
 
 /// Keyspaces are called after the segment that their run began with.
 const PREFIX: &str = "journal-deferred-";
-/// How many deliveries are sorted in memory at once during recovery: 12 MiB.
-const CHUNK: usize = 1 << 18;
+const KEY_BYTES: usize = 36;
+const VALUE_BYTES: usize = 8;
 
-type Key = [u8; 36];
-type Value = [u8; 8];
+type Key = [u8; KEY_BYTES];
+type Value = [u8; VALUE_BYTES];
 
 /// A cheap handle to the queue.
 #[derive(Clone)]
 pub struct Deferred {
-    queue: Arc<Queue>,
+    queue: Arc<Mutex<Queue>>,
 }
 
 struct Queue {
-    database: Database,
-    keyspace: Keyspace,
+    deliveries: Runs<KEY_BYTES, VALUE_BYTES>,
     /// When the first of each subscription is due.
-    next_due: Mutex<HashMap<Uid, Timestamp>>,
+    next_due: HashMap<Uid, Timestamp>,
 }
 
 // === impl Deferred ===
@@ -54,20 +57,21 @@ impl Deferred {
                 database.delete_keyspace(keyspace)?;
             }
         }
-        let name = format!("{PREFIX}{run}");
-        let keyspace = database.keyspace(&name, KeyspaceCreateOptions::default)?;
-        let summaries = fill(&keyspace, pending)?;
+        // Nobody looks for a single key.
+        let options = || KeyspaceCreateOptions::default().filter_policy(FilterPolicy::disabled());
+        let keyspace = database.keyspace(&format!("{PREFIX}{run}"), options)?;
+        let mut deliveries = Runs::new(keyspace);
+        let summaries = fill(&mut deliveries, pending)?;
         let next_due = summaries
             .iter()
             .map(|it| (it.subscription, it.next_due))
             .collect();
         let queue = Queue {
-            database: database.clone(),
-            keyspace,
-            next_due: Mutex::new(next_due),
+            deliveries,
+            next_due,
         };
         let deferred = Self {
-            queue: Arc::new(queue),
+            queue: Arc::new(Mutex::new(queue)),
         };
         Ok((deferred, summaries))
     }
@@ -83,12 +87,12 @@ impl Deferred {
         delivery: DeliveryId,
         progress: Progress,
     ) -> Result<(), Error> {
-        let mut next_due = self.next_due_of();
-        let (key, value) = (key(subscription, due, delivery), encode(progress));
-        self.queue.keyspace.insert(key, value)?;
-        let first = next_due.entry(subscription).or_insert(due);
+        let mut queue = self.lock();
+        let key = key(subscription, due, delivery);
+        queue.deliveries.insert(key, encode(progress));
+        let first = queue.next_due.entry(subscription).or_insert(due);
         *first = due.min(*first);
-        Ok(())
+        queue.write_if_large()
     }
 
     /// Takes up to `limit` deliveries that are due at `until`, the earliest first.
@@ -101,37 +105,34 @@ impl Deferred {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, Progress)>, Error> {
-        let mut next_due = self.next_due_of();
-        let Some(&first) = next_due.get(&subscription) else {
+        let mut queue = self.lock();
+        let Some(&first) = queue.next_due.get(&subscription) else {
             return Ok(Vec::new());
         };
         if first > until {
             return Ok(Vec::new());
         }
-        let (start, end) = (
-            bound(subscription, first, 0),
-            bound(subscription, Timestamp(u64::MAX), u8::MAX),
-        );
-        let mut batch = self.queue.database.batch();
-        let mut taken = Vec::new();
-        let mut rest = None;
-        for entry in self.queue.keyspace.range(start..=end) {
-            let (key, value) = entry.into_inner()?;
-            let Some((due, delivery)) = decode_key(&key) else {
-                continue;
-            };
+        let first = bound(subscription, first, 0);
+        let last = bound(subscription, Timestamp(u64::MAX), u8::MAX);
+        let (mut keys, mut taken, mut rest) = (Vec::new(), Vec::new(), None);
+        for entry in queue.deliveries.range(first, last) {
+            let (key, value) = entry?;
+            let (due, delivery) = decode_key(&key);
             if due > until || taken.len() == limit {
                 rest = Some(due);
                 break;
             }
-            taken.push((delivery, decode(&value)));
-            batch.remove(&self.queue.keyspace, key);
+            taken.push((delivery, decode(value)));
+            keys.push(key);
         }
-        batch.commit()?;
+        for key in keys {
+            queue.deliveries.remove(key);
+        }
         match rest {
-            Some(due) => next_due.insert(subscription, due),
-            None => next_due.remove(&subscription),
+            Some(due) => queue.next_due.insert(subscription, due),
+            None => queue.next_due.remove(&subscription),
         };
+        queue.write_if_large()?;
         Ok(taken)
     }
 
@@ -140,12 +141,11 @@ impl Deferred {
     /// # Errors
     /// None at present.
     pub fn next_due(&self, subscription: Uid) -> Result<Option<Timestamp>, Error> {
-        Ok(self.next_due_of().get(&subscription).copied())
+        Ok(self.lock().next_due.get(&subscription).copied())
     }
 
-    fn next_due_of(&self) -> MutexGuard<'_, HashMap<Uid, Timestamp>> {
-        let next_due = self.queue.next_due.lock();
-        next_due.unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,21 +155,31 @@ impl fmt::Debug for Deferred {
     }
 }
 
-/// Fills an empty keyspace, one sorted chunk after another.
+// === impl Queue ===
+
+impl Queue {
+    fn write_if_large(&mut self) -> Result<(), Error> {
+        match self.deliveries.n_fresh() < RUN {
+            true => Ok(()),
+            false => self.deliveries.write(),
+        }
+    }
+}
+
+/// Fills an empty queue; sorting a run at once is faster than inserting into one.
 fn fill(
-    keyspace: &Keyspace,
+    deliveries: &mut Runs<KEY_BYTES, VALUE_BYTES>,
     pending: impl Iterator<Item = Result<Pending, Error>>,
 ) -> Result<Vec<PendingSummary>, Error> {
     let mut summaries: BTreeMap<Uid, PendingSummary> = BTreeMap::new();
-    let mut chunk: Vec<(Key, Value)> = Vec::new();
+    let mut run: Vec<(Key, Value)> = Vec::new();
     for it in pending {
         let it = it?;
-        chunk.push((
-            key(it.subscription, it.due, it.delivery),
-            encode(it.progress),
-        ));
-        if chunk.len() == CHUNK {
-            ingest(keyspace, &mut chunk)?;
+        let key = key(it.subscription, it.due, it.delivery);
+        run.push((key, encode(it.progress)));
+        if run.len() == RUN {
+            run.sort_unstable();
+            deliveries.write_sorted(run.drain(..))?;
         }
         summaries
             .entry(it.subscription)
@@ -183,23 +193,10 @@ fn fill(
                 next_due: it.due,
             });
     }
-    ingest(keyspace, &mut chunk)?;
+    for (key, value) in run {
+        deliveries.insert(key, value);
+    }
     Ok(summaries.into_values().collect())
-}
-
-/// Writes a chunk as a sorted table, around the database's own log.
-fn ingest(keyspace: &Keyspace, chunk: &mut Vec<(Key, Value)>) -> Result<(), Error> {
-    if chunk.is_empty() {
-        return Ok(());
-    }
-    chunk.sort_unstable();
-    chunk.dedup_by_key(|(key, _)| *key);
-    let mut ingestion = keyspace.start_ingestion()?;
-    for (key, value) in chunk.drain(..) {
-        ingestion.write(key, value)?;
-    }
-    ingestion.finish()?;
-    Ok(())
 }
 
 fn key(subscription: Uid, due: Timestamp, delivery: DeliveryId) -> Key {
@@ -211,34 +208,29 @@ fn key(subscription: Uid, due: Timestamp, delivery: DeliveryId) -> Key {
 
 /// The first (`fill` 0) or the last (`fill` 255) key of a due time.
 fn bound(subscription: Uid, due: Timestamp, fill: u8) -> Key {
-    let mut key = [fill; 36];
+    let mut key = [fill; KEY_BYTES];
     key[..16].copy_from_slice(&subscription);
     key[16..24].copy_from_slice(&due.0.to_be_bytes());
     key
 }
 
-fn decode_key(key: &[u8]) -> Option<(Timestamp, DeliveryId)> {
-    let (due, rest) = key.get(16..)?.split_first_chunk()?;
-    let (seq, target) = rest.split_first_chunk()?;
+fn decode_key(key: &Key) -> (Timestamp, DeliveryId) {
+    let u32_at = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| key[at + i]));
+    let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
     let delivery = DeliveryId {
-        seq: u64::from_be_bytes(*seq),
-        target: u32::from_be_bytes(target.try_into().ok()?),
+        seq: u64_at(24),
+        target: u32_at(32),
     };
-    Some((Timestamp(u64::from_be_bytes(*due)), delivery))
+    (Timestamp(u64_at(16)), delivery)
 }
 
 fn encode(progress: Progress) -> Value {
     (u64::from(progress.attempts) << 32 | u64::from(progress.step)).to_be_bytes()
 }
 
-fn decode(value: &[u8]) -> Progress {
-    let part = |range| {
-        let bytes = value.get::<std::ops::Range<usize>>(range);
-        let bytes = bytes.and_then(|it| it.try_into().ok());
-        bytes.map_or(0, u32::from_be_bytes)
-    };
+fn decode([a, b, c, d, e, f, g, h]: Value) -> Progress {
     Progress {
-        attempts: part(0..4),
-        step: part(4..8),
+        attempts: u32::from_be_bytes([a, b, c, d]),
+        step: u32::from_be_bytes([e, f, g, h]),
     }
 }

@@ -7,6 +7,7 @@
 //! tells, the writer looks at the disk again.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::{
         PoisonError, RwLock,
@@ -18,12 +19,10 @@ use std::{
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use hookfleet_contract::{id::WebhookId, time::Timestamp};
 
-use super::{Error, inbox::Asked, model::NewEvent};
+use super::{Error, inbox::Asked, model::NewEvent, runs::Runs};
 
 /// Keyspaces are called after the window they begin in.
 const PREFIX: &str = "journal-ids-";
-/// How many ids go to the disk at once.
-const BATCH: usize = 4096;
 
 /// The first event with an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,23 +138,26 @@ impl Older {
         Ok(None)
     }
 
-    /// Puts ids on disk, not synced, if they are still of use at `now`.
+    /// Puts ids on disk, durably, if they are still of use at `now`. Of the same id, the last one
+    /// counts.
     pub(super) fn keep(
         &self,
         database: &Database,
         ids: impl Iterator<Item = (WebhookId, First)>,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let mut batch = database.batch();
+        let mut buckets: BTreeMap<u64, Vec<(WebhookId, First)>> = BTreeMap::new();
         for (id, first) in ids.filter(|(_, first)| is_within(self.window, *first, now)) {
-            let bucket = self.bucket(database, first.accept_time)?;
-            batch.insert(&bucket, id.0, encode(first));
-            if batch.len() == BATCH {
-                batch.commit()?;
-                batch = database.batch();
-            }
+            let bucket = self.bucket_number(first.accept_time);
+            buckets.entry(bucket).or_default().push((id, first));
         }
-        batch.commit()?;
+        for (bucket, mut ids) in buckets {
+            ids.sort_unstable_by_key(|(id, first)| (id.0, Reverse(first.seq)));
+            ids.dedup_by_key(|(id, _)| *id);
+            let bucket = self.bucket(database, bucket)?;
+            Runs::new(bucket)
+                .write_sorted(ids.into_iter().map(|(id, first)| (id.0, encode(first))))?;
+        }
         Ok(())
     }
 
@@ -177,8 +179,7 @@ impl Older {
         Ok(())
     }
 
-    fn bucket(&self, database: &Database, accept_time: Timestamp) -> Result<Keyspace, Error> {
-        let number = self.bucket_number(accept_time);
+    fn bucket(&self, database: &Database, number: u64) -> Result<Keyspace, Error> {
         {
             let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(bucket) = buckets.get(&number) {

@@ -7,6 +7,7 @@
 //! unsettled events are synced there too.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use fjall::{Database, PersistMode};
+use fjall::Database;
 
 use super::{
     Config, Error,
@@ -29,7 +30,7 @@ use super::{
     room::Room,
     segment::{Name, RETIRED},
     storage::Storage,
-    table::{Live, Table},
+    table::Table,
     writer::cause,
 };
 
@@ -56,7 +57,7 @@ pub(super) struct Keeper {
     pub(super) table: Table,
     pub(super) index: Arc<Index>,
     pub(super) older: Arc<Older>,
-    pub(super) lingering: Arc<Lingering>,
+    pub(super) lingering: Lingering,
     pub(super) inbox: Arc<Inbox>,
     pub(super) n_unsettled: Arc<AtomicU64>,
 }
@@ -116,21 +117,23 @@ impl Keeper {
         loop {
             let is_crowded = self.table.n_sealed() > self.config.max_live_segments;
             let oldest = self.table.oldest_sealed();
-            let Some(segment) = oldest.filter(|it| is_crowded || it.is_settled()) else {
+            if !oldest.is_some_and(|it| is_crowded || it.is_settled()) {
                 return Ok(());
-            };
-            self.retire(segment)?;
-            self.table.retire_oldest();
+            }
+            self.retire_oldest()?;
         }
     }
 
-    /// Makes recovery pass the segment by.
-    fn retire(&self, segment: &Live) -> Result<(), Error> {
+    /// Makes recovery pass the oldest segment by.
+    fn retire_oldest(&mut self) -> Result<(), Error> {
+        let Some(segment) = self.table.oldest_sealed() else {
+            return Ok(());
+        };
         let now = self.config.clock.now();
         self.older.keep(&self.database, segment.ids(), now)?;
         self.lingering.keep(segment.pending())?;
-        // Outcomes of older deliveries that are in this segment are in the database as well.
-        self.database.persist(PersistMode::SyncAll)?;
+        // Outcomes of older deliveries that are in this segment become durable as well.
+        self.lingering.sync()?;
         let path = self.config.dir.join(segment.name.file_name(RETIRED));
         self.index
             .retire(segment.name.number, path, segment.newest(), |from, to| {
@@ -141,10 +144,11 @@ impl Keeper {
         self.older.bump_generation();
         let ids = segment.ids().map(|(id, first)| (id, first.seq));
         self.inbox.forget(ids.collect());
+        self.table.retire_oldest();
         Ok(())
     }
 
-    fn unlink_segments(&self) -> Result<(), Error> {
+    fn unlink_segments(&mut self) -> Result<(), Error> {
         while let Some(oldest) = self.index.oldest_retired() {
             let now = self.config.clock.now();
             let is_needless = oldest.entry.name.first_seq == oldest.end_seq
@@ -161,13 +165,18 @@ impl Keeper {
     }
 
     /// Copies the events of unsettled deliveries into the database.
-    fn keep_events(&self, seqs: std::ops::Range<u64>) -> Result<(), Error> {
-        let mut kept = None;
-        for pending in self.lingering.pending(seqs) {
+    fn keep_events(&mut self, seqs: Range<u64>) -> Result<(), Error> {
+        let mut kept: Vec<u64> = Vec::new();
+        for pending in self
+            .lingering
+            .pending(seqs.start..=seqs.end.saturating_sub(1))
+        {
             let seq = pending?.delivery.seq;
-            if kept.replace(seq) == Some(seq) {
-                continue;
+            if kept.last() != Some(&seq) {
+                kept.push(seq);
             }
+        }
+        for seq in kept {
             match self.index.read(seq) {
                 Ok(Some(event)) => self.lingering.keep_event(&event)?,
                 Ok(None) | Err(Error::Corrupt { .. }) => {
@@ -176,10 +185,7 @@ impl Keeper {
                 Err(error) => return Err(error),
             }
         }
-        if kept.is_some() {
-            self.database.persist(PersistMode::SyncAll)?;
-        }
-        Ok(())
+        self.lingering.sync()
     }
 
     fn unlink(&self, entry: &Entry) -> Result<(), Error> {

@@ -37,6 +37,7 @@ mod model;
 mod record;
 mod recovery;
 mod room;
+mod runs;
 mod segment;
 mod storage;
 mod table;
@@ -69,7 +70,7 @@ use duplicates::Older;
 use inbox::{Asked, Inbox, Request};
 use index::Index;
 use keeper::Keeper;
-use lingering::Lingering;
+use lingering::Kept;
 use room::Room;
 use storage::{Disk, Storage};
 use writer::Writer;
@@ -135,7 +136,7 @@ struct Shared {
     inbox: Arc<Inbox>,
     index: Arc<Index>,
     older: Arc<Older>,
-    lingering: Arc<Lingering>,
+    lingering: Kept,
     room: Arc<Room>,
     n_unsettled: Arc<AtomicU64>,
     max_event_bytes: u64,
@@ -195,7 +196,7 @@ impl Journal {
         let inbox = Arc::new(Inbox::new(config.max_waiting_bytes));
         let index = Arc::new(opened.index);
         let older = Arc::new(opened.older);
-        let lingering = Arc::new(opened.lingering);
+        let lingering = opened.lingering.kept();
         let n_unsettled = Arc::new(AtomicU64::new(opened.table.n_unsettled()));
         let room = Arc::new(Room::new(Arc::clone(&storage), &config));
         let keeper = Keeper {
@@ -206,7 +207,7 @@ impl Journal {
             table: opened.table,
             index: Arc::clone(&index),
             older: Arc::clone(&older),
-            lingering: Arc::clone(&lingering),
+            lingering: opened.lingering,
             inbox: Arc::clone(&inbox),
             n_unsettled: Arc::clone(&n_unsettled),
         };

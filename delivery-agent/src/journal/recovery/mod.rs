@@ -137,7 +137,7 @@ pub(super) fn recover(
         mut recovered,
         ..
     } = reader;
-    let lingering = Lingering::open(database, table.first_seq().unwrap_or(next_seq))?;
+    let mut lingering = Lingering::open(database, table.first_seq().unwrap_or(next_seq))?;
     for outcome in &older_outcomes {
         lingering.apply(outcome)?;
     }

@@ -2,6 +2,7 @@
 
 use super::{
     duplicates::{First, Recent},
+    lingering::Lingering,
     table::Pending,
     *,
 };
@@ -124,14 +125,15 @@ async fn outcomes_of_lingering_deliveries_are_recovered_from_the_log() {
     until("the eviction", || open.journal.stats().n_lingering == 3).await;
     open.journal.abandon().await;
     // As if the database had lost what it did not sync.
-    let lingering = Lingering::open(&home.database, 4).unwrap();
-    let before: Vec<_> = lingering.pending(0..9).map(Result::unwrap).collect();
+    let mut lingering = Lingering::open(&home.database, 4).unwrap();
+    let before: Vec<_> = lingering.pending(0..=9).map(Result::unwrap).collect();
     let open = home.open();
     open.journal.record(settled(1));
     open.journal.record(deferred(2, 5, 500));
     open.journal.flush().await.unwrap();
     open.journal.abandon().await;
     lingering.keep(before.into_iter()).unwrap();
+    lingering.sync().unwrap();
     let open = home.open();
     let waits = waiting(&open.journal);
     assert!(waits.iter().map(|it| it.0.seq).eq([2, 3, 4]));
@@ -145,7 +147,7 @@ async fn a_crash_while_a_segment_retires_changes_nothing() {
     append(&open.journal, 1..=4).await;
     open.journal.abandon().await;
     // The deliveries are in the database and the segment has its old name.
-    let lingering = Lingering::open(&home.database, 0).unwrap();
+    let mut lingering = Lingering::open(&home.database, 0).unwrap();
     let stale = Pending {
         delivery: delivery(1),
         subscription: SUBSCRIPTION,
@@ -156,6 +158,7 @@ async fn a_crash_while_a_segment_retires_changes_nothing() {
         due: Timestamp(1),
     };
     lingering.keep([stale].into_iter()).unwrap();
+    lingering.sync().unwrap();
     let open = home.open();
     assert_eq!(open.journal.stats().n_lingering, 0);
     let expected = (1..=4).map(|seq| (delivery(seq), Progress::default()));
