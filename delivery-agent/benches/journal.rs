@@ -147,6 +147,7 @@ fn event(number: u64, clock: Clock, body: Bytes) -> NewEvent {
         accept_time: clock.now(),
         targets: vec![Target {
             uid: [1; 16],
+            partition: 0,
             subscription: "orders".parse().unwrap(),
         }],
         redelivery_of: None,

@@ -30,6 +30,7 @@ use clap::{Parser, ValueEnum};
 use hookfleet_contract::{id::WebhookId, retry::Progress};
 use hookfleet_delivery_agent::{
     clock::Clock,
+    core::Waiting,
     journal::{Config, Journal, NewEvent, Outcome, Recovered, Standing, StoredEvent, Target},
 };
 use tokio::sync::mpsc;
@@ -193,7 +194,13 @@ fn drive(
                 standing: Standing::Deferred { due },
                 at,
             });
-            deferred.defer(target.uid, due, delivery, progress)?;
+            let waiting = Waiting {
+                delivery,
+                progress,
+                bytes: event.n_bytes(),
+                due,
+            };
+            deferred.defer(target.queue(), waiting)?;
         }
     }
     Ok(())
@@ -231,6 +238,7 @@ async fn publish(
                 accept_time: clock.now(),
                 targets: vec![Target {
                     uid,
+                    partition: 0,
                     subscription: format!("s-{subscription}").parse()?,
                 }],
                 redelivery_of: None,

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use super::{clock, sink::SENT};
+use super::{clock, report, sink::SENT};
 
 /// Calls at a time, and events in each: about what a busy API provider batches.
 const CALLS: usize = 16;
@@ -69,7 +69,7 @@ impl Load {
     ) -> anyhow::Result<Published> {
         let n_acked = Arc::new(AtomicU64::new(0));
         let n_sent = Arc::new(AtomicU64::new(0));
-        let latency = Arc::new(Mutex::new(Histogram::new(3)?));
+        let latency = Arc::new(Mutex::new(report::histogram()?));
         let calls = (0..CALLS).map(|_| {
             let (it, over, received) = (self.clone(), over.clone(), Arc::clone(&received));
             let (n_acked, n_sent) = (Arc::clone(&n_acked), Arc::clone(&n_sent));
@@ -101,7 +101,7 @@ impl Load {
     /// Publishes `n_events` one at a time, `per_second` of them.
     pub(super) async fn open(&self, n_events: u64, per_second: f64) -> anyhow::Result<Published> {
         let n_acked = Arc::new(AtomicU64::new(0));
-        let latency = Arc::new(Mutex::new(Histogram::new(3)?));
+        let latency = Arc::new(Mutex::new(report::histogram()?));
         let start = Instant::now();
         let wall = clock::micros();
         let mut calls = Vec::new();

@@ -114,6 +114,11 @@ impl Report {
     }
 }
 
+/// An empty histogram of microseconds, up to ten minutes.
+pub(super) fn histogram() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_max(600_000_000, 3)?)
+}
+
 /// The middle one; 0 of none.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use http_body_util::{BodyExt as _, Full};
@@ -21,7 +20,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use super::{clock, report::Latency};
+use super::{
+    clock,
+    report::{self, Latency},
+};
 use crate::output;
 
 /// What stands before the time at which an event was sent, in its data.
@@ -64,7 +66,7 @@ pub(super) async fn run() -> anyhow::Result<()> {
     output::line(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let sink = Arc::new(Sink {
         n_received: AtomicU64::new(0),
-        latency: Mutex::new(Histogram::new(3).context("a histogram")?),
+        latency: Mutex::new(report::histogram()?),
         sample: Mutex::new(None),
     });
     loop {
@@ -120,7 +122,6 @@ impl Sink {
         self.n_received.fetch_add(1, Ordering::Relaxed);
         if let Some(sent) = sent(body) {
             let micros = clock::micros().saturating_sub(sent);
-            // Three significant digits hold whatever a u64 does.
             lock(&self.latency).saturating_record(micros);
         }
     }

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use hookfleet_contract::{
     id::DeliveryId,
     name::TenantId,
+    partition::UNORDERED,
     response::Verdict,
     retry::{self, Jitter, Progress},
     time::Timestamp,
@@ -38,6 +39,16 @@ pub struct QueueId {
     pub subscription: Uid,
     /// [`hookfleet_contract::partition::UNORDERED`], or which partition.
     pub partition: u16,
+}
+
+impl From<Uid> for QueueId {
+    /// The queue of what is not ordered.
+    fn from(subscription: Uid) -> Self {
+        Self {
+            subscription,
+            partition: UNORDERED,
+        }
+    }
 }
 
 /// A delivery that waits.

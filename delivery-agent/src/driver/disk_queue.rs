@@ -100,12 +100,7 @@ impl DiskQueue {
 fn perform(deferred: &Deferred, request: Request) -> Result<Option<Loaded>, Error> {
     match request {
         Request::Defer(queue, waiting) => {
-            deferred.defer(
-                queue.subscription,
-                waiting.due,
-                waiting.delivery,
-                waiting.progress,
-            )?;
+            deferred.defer(queue, waiting)?;
             Ok(None)
         }
         Request::Load {
@@ -113,17 +108,11 @@ fn perform(deferred: &Deferred, request: Request) -> Result<Option<Loaded>, Erro
             until,
             limit,
         } => {
-            let taken = deferred.take_due(queue.subscription, until, limit)?;
-            let waiting = |(delivery, progress)| Waiting {
-                delivery,
-                progress,
-                bytes: 0,
-                due: Timestamp(0),
-            };
-            let next_due = deferred.next_due(queue.subscription)?;
+            let deliveries = deferred.take_due(queue, until, limit)?;
+            let next_due = deferred.next_due(queue)?;
             Ok(Some(Loaded {
                 queue,
-                deliveries: taken.into_iter().map(waiting).collect(),
+                deliveries,
                 next_due,
             }))
         }

@@ -9,9 +9,7 @@ mod perform;
 
 use std::{future::ready, sync::Arc, time::Duration};
 
-use hookfleet_contract::{
-    id::DeliveryId, partition::UNORDERED, retry::Progress, subscription::Subscription,
-};
+use hookfleet_contract::{id::DeliveryId, retry::Progress, subscription::Subscription};
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
     sync::mpsc,
@@ -150,11 +148,7 @@ impl Driver {
         let hints = config.hints.load();
         core.handle_hints(hints.clone());
         for summary in pending {
-            let id = QueueId {
-                subscription: summary.subscription,
-                partition: UNORDERED,
-            };
-            core.handle_recovered(id, summary.count, summary.next_due, now);
+            core.handle_recovered(summary.queue, summary.count, summary.next_due, now);
         }
         let mut driver = Self {
             core,
@@ -315,21 +309,17 @@ impl Driver {
             if self.n_handed == 0 {
                 self.account.accepted(&event);
             }
-            let bytes = u32::try_from(event.event.len()).unwrap_or(u32::MAX);
             for (delivery, target) in event.deliveries().skip(self.n_handed).take(room) {
-                let queue = QueueId {
-                    subscription: target.uid,
-                    partition: UNORDERED,
-                };
                 let waiting = Waiting {
                     delivery,
                     progress: Progress::default(),
-                    bytes,
+                    bytes: event.n_bytes(),
                     due: now,
                 };
                 let directory = &self.directory;
                 let settings = || directory.settings(&target.uid);
-                self.core.handle_accepted(queue, waiting, settings, now);
+                self.core
+                    .handle_accepted(target.queue(), waiting, settings, now);
             }
             let n_left = event.targets.len() - self.n_handed;
             if n_left <= room {

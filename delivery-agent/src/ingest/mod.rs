@@ -12,6 +12,7 @@ use hookfleet_contract::{
     event::{Event, Limits},
     id::WebhookId,
     name::{EventName, TenantId},
+    partition::{UNORDERED, partition_of},
     violation::Violations,
 };
 use hookfleet_proto::cloudevents::CloudEvent;
@@ -141,8 +142,10 @@ impl Ingest {
     ) -> Result<NewEvent, Violations> {
         let event = Event::try_new(event, &self.limits)?;
         let targets = tenant.matching(event.event_type()).into_iter();
+        let key = event.text("partitionkey").map(partition_of);
         let targets = targets.map(|it| Target {
             uid: it.uid,
+            partition: key.filter(|_| it.is_ordered).unwrap_or(UNORDERED),
             subscription: it.name.subscription.clone(),
         });
         Ok(NewEvent {

@@ -8,6 +8,7 @@ use hookfleet_contract::{
     event::Event,
     id::{DeliveryId, WebhookId},
     name::{DeliveryName, SubscriptionId},
+    partition::UNORDERED,
     time::Timestamp,
 };
 
@@ -87,6 +88,8 @@ async fn redeliver(
             accept_time,
             targets: vec![Target {
                 uid: subscription.uid,
+                // It is late already: it waits for nobody, and nobody for it.
+                partition: UNORDERED,
                 subscription: delivery.subscription.clone(),
             }],
             redelivery_of: Some(id),

@@ -1,9 +1,9 @@
-//! The queue on disk: deliveries that wait for their time, by subscription and due time. It is an
-//! index and holds no truth: it is rebuilt at every start.
+//! The queue on disk: deliveries that wait for their time, by queue and due time, or, where one waits
+//! for another, by their numbers. It is an index and holds no truth: it is rebuilt at every start.
 //!
 //! Callers block on the disk, so they are not on a runtime's thread.
 //!
-//! **Invariant:** `next_due` is known for every subscription that has an entry, so nobody ever walks
+//! **Invariant:** `next_due` is known for every queue that has an entry, so nobody ever walks
 //! over the tombstones of what was taken before.
 
 use std::{
@@ -13,19 +13,19 @@ use std::{
 };
 
 use fjall::{Database, KeyspaceCreateOptions, config::FilterPolicy};
-use hookfleet_contract::{id::DeliveryId, retry::Progress, time::Timestamp};
+use hookfleet_contract::{id::DeliveryId, partition::UNORDERED, retry::Progress, time::Timestamp};
 
 use super::{
     Error, PendingSummary,
     runs::{RUN, Runs},
     table::Pending,
 };
-use crate::core::Uid;
+use crate::core::{QueueId, Waiting};
 
 /// Keyspaces are called after the segment that their run began with.
 const PREFIX: &str = "journal-deferred-";
-const KEY_BYTES: usize = 36;
-const VALUE_BYTES: usize = 8;
+const KEY_BYTES: usize = 38;
+const VALUE_BYTES: usize = 16;
 
 type Key = [u8; KEY_BYTES];
 type Value = [u8; VALUE_BYTES];
@@ -38,8 +38,8 @@ pub struct Deferred {
 
 struct Queue {
     deliveries: Runs<KEY_BYTES, VALUE_BYTES>,
-    /// When the first of each subscription is due.
-    next_due: HashMap<Uid, Timestamp>,
+    /// When the first of each queue is due.
+    next_due: HashMap<QueueId, Timestamp>,
 }
 
 // === impl Deferred ===
@@ -62,10 +62,7 @@ impl Deferred {
         let keyspace = database.keyspace(&format!("{PREFIX}{run}"), options)?;
         let mut deliveries = Runs::new(keyspace);
         let summaries = fill(&mut deliveries, pending)?;
-        let next_due = summaries
-            .iter()
-            .map(|it| (it.subscription, it.next_due))
-            .collect();
+        let next_due = summaries.iter().map(|it| (it.queue, it.next_due)).collect();
         let queue = Queue {
             deliveries,
             next_due,
@@ -76,21 +73,17 @@ impl Deferred {
         Ok((deferred, summaries))
     }
 
-    /// Puts a delivery into its subscription's queue.
+    /// Puts a delivery into its queue.
     ///
     /// # Errors
     /// What the database said; the queue must then not be used any more.
-    pub fn defer(
-        &self,
-        subscription: Uid,
-        due: Timestamp,
-        delivery: DeliveryId,
-        progress: Progress,
-    ) -> Result<(), Error> {
+    pub fn defer(&self, id: QueueId, waiting: Waiting) -> Result<(), Error> {
         let mut queue = self.lock();
-        let key = key(subscription, due, delivery);
-        queue.deliveries.insert(key, encode(progress));
-        let first = queue.next_due.entry(subscription).or_insert(due);
+        let due = sorted_by(id, waiting.due);
+        queue
+            .deliveries
+            .insert(key(id, due, waiting.delivery), encode(&waiting));
+        let first = queue.next_due.entry(id).or_insert(due);
         *first = due.min(*first);
         queue.write_if_large()
     }
@@ -101,19 +94,19 @@ impl Deferred {
     /// As [`Deferred::defer`].
     pub fn take_due(
         &self,
-        subscription: Uid,
+        id: QueueId,
         until: Timestamp,
         limit: usize,
-    ) -> Result<Vec<(DeliveryId, Progress)>, Error> {
+    ) -> Result<Vec<Waiting>, Error> {
         let mut queue = self.lock();
-        let Some(&first) = queue.next_due.get(&subscription) else {
+        let Some(&first) = queue.next_due.get(&id) else {
             return Ok(Vec::new());
         };
         if first > until {
             return Ok(Vec::new());
         }
-        let first = bound(subscription, first, 0);
-        let last = bound(subscription, Timestamp(u64::MAX), u8::MAX);
+        let first = bound(id, first, 0);
+        let last = bound(id, Timestamp(u64::MAX), u8::MAX);
         let (mut keys, mut taken, mut rest) = (Vec::new(), Vec::new(), None);
         for entry in queue.deliveries.range(first, last) {
             let (key, value) = entry?;
@@ -122,26 +115,26 @@ impl Deferred {
                 rest = Some(due);
                 break;
             }
-            taken.push((delivery, decode(value)));
+            taken.push(decode(delivery, value));
             keys.push(key);
         }
         for key in keys {
             queue.deliveries.remove(key);
         }
         match rest {
-            Some(due) => queue.next_due.insert(subscription, due),
-            None => queue.next_due.remove(&subscription),
+            Some(due) => queue.next_due.insert(id, due),
+            None => queue.next_due.remove(&id),
         };
         queue.write_if_large()?;
         Ok(taken)
     }
 
-    /// When the first delivery of a subscription is due.
+    /// When the first delivery of a queue is due.
     ///
     /// # Errors
     /// None at present.
-    pub fn next_due(&self, subscription: Uid) -> Result<Option<Timestamp>, Error> {
-        Ok(self.lock().next_due.get(&subscription).copied())
+    pub fn next_due(&self, id: QueueId) -> Result<Option<Timestamp>, Error> {
+        Ok(self.lock().next_due.get(&id).copied())
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -171,26 +164,32 @@ fn fill(
     deliveries: &mut Runs<KEY_BYTES, VALUE_BYTES>,
     pending: impl Iterator<Item = Result<Pending, Error>>,
 ) -> Result<Vec<PendingSummary>, Error> {
-    let mut summaries: BTreeMap<Uid, PendingSummary> = BTreeMap::new();
+    let mut summaries: BTreeMap<QueueId, PendingSummary> = BTreeMap::new();
     let mut run: Vec<(Key, Value)> = Vec::new();
     for it in pending {
         let it = it?;
-        let key = key(it.subscription, it.due, it.delivery);
-        run.push((key, encode(it.progress)));
+        let due = sorted_by(it.queue, it.due);
+        let waiting = Waiting {
+            delivery: it.delivery,
+            progress: it.progress,
+            bytes: it.bytes,
+            due: it.due,
+        };
+        run.push((key(it.queue, due, it.delivery), encode(&waiting)));
         if run.len() == RUN {
             run.sort_unstable();
             deliveries.write_sorted(run.drain(..))?;
         }
         summaries
-            .entry(it.subscription)
+            .entry(it.queue)
             .and_modify(|summary| {
                 summary.count += 1;
-                summary.next_due = summary.next_due.min(it.due);
+                summary.next_due = summary.next_due.min(due);
             })
             .or_insert(PendingSummary {
-                subscription: it.subscription,
+                queue: it.queue,
                 count: 1,
-                next_due: it.due,
+                next_due: due,
             });
     }
     for (key, value) in run {
@@ -199,38 +198,66 @@ fn fill(
     Ok(summaries.into_values().collect())
 }
 
-fn key(subscription: Uid, due: Timestamp, delivery: DeliveryId) -> Key {
-    let mut key = bound(subscription, due, 0);
-    key[24..32].copy_from_slice(&delivery.seq.to_be_bytes());
-    key[32..].copy_from_slice(&delivery.target.to_be_bytes());
+/// What a delivery is sorted by before its number: where one waits for another, nothing.
+fn sorted_by(queue: QueueId, due: Timestamp) -> Timestamp {
+    match queue.partition {
+        UNORDERED => due,
+        _ => Timestamp(0),
+    }
+}
+
+fn key(queue: QueueId, due: Timestamp, delivery: DeliveryId) -> Key {
+    let mut key = bound(queue, due, 0);
+    key[26..34].copy_from_slice(&delivery.seq.to_be_bytes());
+    key[34..].copy_from_slice(&delivery.target.to_be_bytes());
     key
 }
 
 /// The first (`fill` 0) or the last (`fill` 255) key of a due time.
-fn bound(subscription: Uid, due: Timestamp, fill: u8) -> Key {
+fn bound(queue: QueueId, due: Timestamp, fill: u8) -> Key {
     let mut key = [fill; KEY_BYTES];
-    key[..16].copy_from_slice(&subscription);
-    key[16..24].copy_from_slice(&due.0.to_be_bytes());
+    key[..16].copy_from_slice(&queue.subscription);
+    key[16..18].copy_from_slice(&queue.partition.to_be_bytes());
+    key[18..26].copy_from_slice(&due.0.to_be_bytes());
     key
 }
 
 fn decode_key(key: &Key) -> (Timestamp, DeliveryId) {
-    let u32_at = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| key[at + i]));
-    let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
     let delivery = DeliveryId {
-        seq: u64_at(24),
-        target: u32_at(32),
+        seq: u64_at(key, 26),
+        target: u32_at(key, 34),
     };
-    (Timestamp(u64_at(16)), delivery)
+    (Timestamp(u64_at(key, 18)), delivery)
 }
 
-fn encode(progress: Progress) -> Value {
-    (u64::from(progress.attempts) << 32 | u64::from(progress.step)).to_be_bytes()
+/// Attempts are fewer than 200, so 16 bits hold them.
+fn encode(waiting: &Waiting) -> Value {
+    let short = |count: u32| u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes();
+    let mut value = [0; VALUE_BYTES];
+    value[..2].copy_from_slice(&short(waiting.progress.attempts));
+    value[2..4].copy_from_slice(&short(waiting.progress.step));
+    value[4..8].copy_from_slice(&waiting.bytes.to_be_bytes());
+    value[8..].copy_from_slice(&waiting.due.0.to_be_bytes());
+    value
 }
 
-fn decode([a, b, c, d, e, f, g, h]: Value) -> Progress {
-    Progress {
-        attempts: u32::from_be_bytes([a, b, c, d]),
-        step: u32::from_be_bytes([e, f, g, h]),
+fn decode(delivery: DeliveryId, value: Value) -> Waiting {
+    let progress = u32_at(&value, 0);
+    Waiting {
+        delivery,
+        progress: Progress {
+            attempts: progress >> 16,
+            step: progress & 0xFFFF,
+        },
+        bytes: u32_at(&value, 4),
+        due: Timestamp(u64_at(&value, 8)),
     }
+}
+
+fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([0, 1, 2, 3].map(|i| bytes[at + i]))
+}
+
+fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) << 32 | u64::from(u32_at(bytes, at + 4))
 }

@@ -23,10 +23,10 @@ use super::{
     runs::{RUN, Runs},
     table::Pending,
 };
-use crate::core::Uid;
+use crate::core::{QueueId, Uid};
 
 const KEY_BYTES: usize = 12;
-const VALUE_BYTES: usize = 32;
+const VALUE_BYTES: usize = 38;
 
 type Key = [u8; KEY_BYTES];
 type Value = [u8; VALUE_BYTES];
@@ -209,10 +209,12 @@ fn decode_key(key: Key) -> DeliveryId {
 
 fn encode(pending: &Pending) -> Value {
     let mut value = [0; VALUE_BYTES];
-    value[..16].copy_from_slice(&pending.subscription);
+    value[..16].copy_from_slice(&pending.queue.subscription);
     value[16..20].copy_from_slice(&pending.progress.attempts.to_be_bytes());
     value[20..24].copy_from_slice(&pending.progress.step.to_be_bytes());
-    value[24..].copy_from_slice(&pending.due.0.to_be_bytes());
+    value[24..32].copy_from_slice(&pending.due.0.to_be_bytes());
+    value[32..36].copy_from_slice(&pending.bytes.to_be_bytes());
+    value[36..].copy_from_slice(&pending.queue.partition.to_be_bytes());
     value
 }
 
@@ -222,7 +224,11 @@ fn decode(delivery: DeliveryId, value: Value) -> Pending {
     subscription.copy_from_slice(&value[..16]);
     Pending {
         delivery,
-        subscription,
+        queue: QueueId {
+            subscription,
+            partition: u16::from_be_bytes([value[36], value[37]]),
+        },
+        bytes: u32_at(32),
         progress: Progress {
             attempts: u32_at(16),
             step: u32_at(20),

@@ -9,7 +9,7 @@ use hookfleet_contract::{
 };
 use hookfleet_proto::v1::DeadLetterReason;
 
-use crate::core::Uid;
+use crate::core::{QueueId, Uid};
 
 /// An event to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct NewEvent {
 pub struct Target {
     /// The subscription's uid, which is never used again.
     pub uid: Uid,
+    /// [`hookfleet_contract::partition::UNORDERED`], or the partition that the event's key is in.
+    pub partition: u16,
     /// Its id.
     pub subscription: SubscriptionId,
 }
@@ -119,10 +121,29 @@ impl StoredEvent {
         (0..).map(id).zip(&self.targets)
     }
 
+    /// How large the event is.
+    #[must_use]
+    pub fn n_bytes(&self) -> u32 {
+        u32::try_from(self.event.len()).unwrap_or(u32::MAX)
+    }
+
     /// How many subscriptions it matched.
     #[must_use]
     pub fn n_targets(&self) -> u32 {
         u32::try_from(self.targets.len()).unwrap_or(u32::MAX)
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Where the delivery waits.
+    #[must_use]
+    pub fn queue(&self) -> QueueId {
+        QueueId {
+            subscription: self.uid,
+            partition: self.partition,
+        }
     }
 }
 

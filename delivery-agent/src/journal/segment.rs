@@ -15,7 +15,7 @@ use super::record::{ALIGNMENT, Place, Record};
 /// Records start after this.
 pub(super) const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"hookfjrn";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 pub(super) const LIVE: &str = "log";
 pub(super) const RETIRED: &str = "retired";

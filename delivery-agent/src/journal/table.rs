@@ -16,7 +16,7 @@ use super::{
     model::{Outcome, Standing, StoredEvent},
     segment::Name,
 };
-use crate::core::Uid;
+use crate::core::QueueId;
 
 /// The live segments, oldest first.
 #[derive(Debug, Default)]
@@ -41,13 +41,15 @@ struct Event {
     accept_time: Timestamp,
     /// Where its deliveries begin.
     first: usize,
+    /// How large it is.
+    bytes: u32,
     /// Whether a repeated id is a duplicate of it.
     counts: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Delivery {
-    subscription: Uid,
+    queue: QueueId,
     progress: Progress,
     due: Timestamp,
     settled: bool,
@@ -57,7 +59,9 @@ struct Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) delivery: DeliveryId,
-    pub(super) subscription: Uid,
+    pub(super) queue: QueueId,
+    /// How large its event is.
+    pub(super) bytes: u32,
     pub(super) progress: Progress,
     /// When it may be attempted: at once, if no attempt was made yet.
     pub(super) due: Timestamp,
@@ -152,6 +156,7 @@ impl Live {
             webhook_id: WebhookId([0; 16]),
             accept_time: Timestamp::default(),
             first: self.deliveries.len(),
+            bytes: 0,
             counts: false,
         };
         self.events.resize(index, damaged);
@@ -159,11 +164,12 @@ impl Live {
             webhook_id: event.webhook_id,
             accept_time: event.accept_time,
             first: self.deliveries.len(),
+            bytes: event.n_bytes(),
             counts: event.redelivery_of.is_none(),
         });
         self.deliveries
             .extend(event.targets.iter().map(|target| Delivery {
-                subscription: target.uid,
+                queue: target.queue(),
                 progress: Progress::default(),
                 due: event.accept_time,
                 settled: false,
@@ -204,16 +210,18 @@ impl Live {
         let of_event = |(seq, i): (u64, usize)| {
             let first = self.events.get(i).map_or(usize::MAX, |it| it.first);
             let deliveries = self.deliveries.get(first..self.end(i)).unwrap_or_default();
-            let id = move |target| DeliveryId { seq, target };
+            let bytes = self.events.get(i).map_or(0, |it| it.bytes);
+            let id = move |target| (DeliveryId { seq, target }, bytes);
             (0..).map(id).zip(deliveries)
         };
         (self.name.first_seq..)
             .zip(0..self.events.len())
             .flat_map(of_event)
             .filter(|(_, it)| !it.settled)
-            .map(|(delivery, it)| Pending {
+            .map(|((delivery, bytes), it)| Pending {
                 delivery,
-                subscription: it.subscription,
+                queue: it.queue,
+                bytes,
                 progress: it.progress,
                 due: it.due,
             })

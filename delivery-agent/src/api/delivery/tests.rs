@@ -327,6 +327,7 @@ impl World {
             accept_time: self.now,
             targets: vec![Target {
                 uid,
+                partition: 0,
                 subscription: id("hook"),
             }],
             redelivery_of: None,

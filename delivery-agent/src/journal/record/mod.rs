@@ -188,7 +188,7 @@ fn padded_event(
     event: &Bytes,
 ) -> usize {
     let redelivery = redelivery_of.map_or(1, |_| 13);
-    let target = |it: &Target| 17 + it.subscription.as_str().len();
+    let target = |it: &Target| 19 + it.subscription.as_str().len();
     let targets: usize = targets.iter().map(target).sum();
     padded(8 + 8 + 16 + redelivery + 1 + tenant.as_str().len() + 4 + targets + event.len())
 }
@@ -224,6 +224,7 @@ pub(super) fn put_event(body: &mut Vec<u8>, event: &StoredEvent) {
     body.put_u32_le(event.n_targets());
     for target in &event.targets {
         body.put_slice(&target.uid);
+        body.put_u16_le(target.partition);
         put_label(body, target.subscription.as_str());
     }
     body.put_slice(&event.event);
@@ -241,11 +242,12 @@ pub(super) fn get_event(mut body: Bytes) -> Result<StoredEvent, Invalid> {
     };
     let tenant = get_label(&mut body)?;
     let n_targets = body.try_get_u32_le()? as usize;
-    // A target takes at least 18 bytes: a wrong count must not reserve memory.
-    let mut targets = Vec::with_capacity(n_targets.min(body.len() / 18));
+    // A target takes at least 20 bytes: a wrong count must not reserve memory.
+    let mut targets = Vec::with_capacity(n_targets.min(body.len() / 20));
     for _ in 0..n_targets {
         targets.push(Target {
             uid: get_array(&mut body)?,
+            partition: body.try_get_u16_le()?,
             subscription: get_label(&mut body)?,
         });
     }

@@ -13,7 +13,8 @@ fn delivery() -> impl Strategy<Value = DeliveryId> {
 }
 
 fn target() -> impl Strategy<Value = Target> {
-    (any::<[u8; 16]>(), label()).prop_map(|(uid, subscription)| Target {
+    (any::<[u8; 16]>(), any::<u16>(), label()).prop_map(|(uid, partition, subscription)| Target {
+        partition,
         uid,
         subscription: subscription.parse().unwrap(),
     })

@@ -32,7 +32,7 @@ use super::{
     storage::Storage,
     table::Table,
 };
-use crate::core::Uid;
+use crate::core::QueueId;
 use reader::Reader;
 
 /// What was found when the journal was opened.
@@ -51,11 +51,11 @@ pub struct Recovered {
     pub clean: bool,
 }
 
-/// The waiting deliveries of one subscription.
+/// The waiting deliveries of one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingSummary {
-    /// The subscription's uid.
-    pub subscription: Uid,
+    /// Which.
+    pub queue: QueueId,
     /// How many deliveries.
     pub count: u64,
     /// When the first of them is due.

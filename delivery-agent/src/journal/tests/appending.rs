@@ -1,6 +1,7 @@
 //! What callers see of appending and reading.
 
 use super::*;
+use crate::core::Waiting;
 
 #[tokio::test]
 async fn an_appended_event_is_numbered_read_and_handed_on() {
@@ -193,7 +194,7 @@ async fn a_clean_and_an_unclean_end_recover_the_same() {
         assert_eq!(open.recovered.damage, []);
         assert_eq!(open.recovered.next_seq, 5);
         let summary = PendingSummary {
-            subscription: SUBSCRIPTION,
+            queue: SUBSCRIPTION.into(),
             count: 3,
             next_due: Timestamp(77),
         };
@@ -216,28 +217,36 @@ async fn the_queue_gives_what_is_due_in_order() {
         attempts: 2,
         step: 1,
     };
+    let waits = |seq, due| Waiting {
+        delivery: delivery(seq),
+        progress,
+        bytes: 7,
+        due: Timestamp(due),
+    };
     for (seq, due) in [(1, 30), (2, 10), (3, 20), (4, 20)] {
-        queue
-            .defer(SUBSCRIPTION, Timestamp(due), delivery(seq), progress)
-            .unwrap();
+        queue.defer(SUBSCRIPTION.into(), waits(seq, due)).unwrap();
     }
-    queue
-        .defer([2; 16], Timestamp(5), delivery(9), progress)
-        .unwrap();
-    assert_eq!(queue.next_due(SUBSCRIPTION).unwrap(), Some(Timestamp(10)));
+    queue.defer([2; 16].into(), waits(9, 5)).unwrap();
+    assert_eq!(
+        queue.next_due(SUBSCRIPTION.into()).unwrap(),
+        Some(Timestamp(10))
+    );
     let take = |until, limit| {
         let taken = queue
-            .take_due(SUBSCRIPTION, Timestamp(until), limit)
+            .take_due(SUBSCRIPTION.into(), Timestamp(until), limit)
             .unwrap();
-        assert!(taken.iter().all(|it| it.1 == progress));
-        taken.iter().map(|it| it.0.seq).collect::<Vec<_>>()
+        assert!(taken.iter().all(|it| it.progress == progress));
+        taken.iter().map(|it| it.delivery.seq).collect::<Vec<_>>()
     };
     assert!(take(9, 10).is_empty());
     assert_eq!(take(25, 2), [2, 3]);
-    assert_eq!(queue.next_due(SUBSCRIPTION).unwrap(), Some(Timestamp(20)));
+    assert_eq!(
+        queue.next_due(SUBSCRIPTION.into()).unwrap(),
+        Some(Timestamp(20))
+    );
     assert_eq!(take(25, 2), [4]);
     assert_eq!(take(100, 2), [1]);
-    assert_eq!(queue.next_due(SUBSCRIPTION).unwrap(), None);
+    assert_eq!(queue.next_due(SUBSCRIPTION.into()).unwrap(), None);
     assert!(take(100, 2).is_empty());
-    assert_eq!(queue.next_due([2; 16]).unwrap(), Some(Timestamp(5)));
+    assert_eq!(queue.next_due([2; 16].into()).unwrap(), Some(Timestamp(5)));
 }

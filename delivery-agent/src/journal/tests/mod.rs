@@ -11,6 +11,7 @@ use std::{fs, io, path::Path, sync::Condvar, time::Duration};
 use bytes::Bytes;
 use hookfleet_contract::{
     id::{DeliveryId, WebhookId},
+    partition::UNORDERED,
     retry::Progress,
     time::Timestamp,
 };
@@ -107,6 +108,7 @@ fn event(number: u64) -> NewEvent {
         accept_time: Clock::system().now(),
         targets: vec![Target {
             uid: SUBSCRIPTION,
+            partition: UNORDERED,
             subscription: "orders".parse().unwrap(),
         }],
         redelivery_of: None,
@@ -150,10 +152,11 @@ fn deferred(seq: u64, attempts: u32, due: u64) -> Outcome {
 /// What waits, by event.
 fn waiting(journal: &Journal) -> Vec<(DeliveryId, Progress)> {
     let end = Timestamp(u64::MAX);
-    let mut taken = journal
+    let taken = journal
         .deferred()
-        .take_due(SUBSCRIPTION, end, usize::MAX)
+        .take_due(SUBSCRIPTION.into(), end, usize::MAX)
         .unwrap();
+    let mut taken: Vec<_> = taken.iter().map(|it| (it.delivery, it.progress)).collect();
     taken.sort_by_key(|(delivery, _)| *delivery);
     taken
 }

@@ -57,6 +57,7 @@ impl Oracle {
         let seq = self.events.len() as u64 + 1;
         let targets = (0..n_targets).map(|target| Target {
             uid: uid(target),
+            partition: UNORDERED,
             subscription: format!("s{target}").parse().unwrap(),
         });
         let event = NewEvent {
@@ -81,15 +82,15 @@ impl Oracle {
                 .recovered
                 .pending
                 .iter()
-                .find(|it| it.subscription == uid(target));
+                .find(|it| it.queue == uid(target).into());
             assert_eq!(
                 summary.map(|it| it.next_due),
-                queue.next_due(uid(target)).unwrap()
+                queue.next_due(uid(target).into()).unwrap()
             );
             let mut n_waiting = 0;
-            while let Some(due) = queue.next_due(uid(target)).unwrap() {
-                for (delivery, progress) in queue.take_due(uid(target), due, 3).unwrap() {
-                    waiting.insert(delivery, (due, progress));
+            while let Some(due) = queue.next_due(uid(target).into()).unwrap() {
+                for it in queue.take_due(uid(target).into(), due, 3).unwrap() {
+                    waiting.insert(it.delivery, (due, it.progress));
                     n_waiting += 1;
                 }
             }

@@ -150,7 +150,8 @@ async fn a_crash_while_a_segment_retires_changes_nothing() {
     let mut lingering = Lingering::open(&home.database, 0).unwrap();
     let stale = Pending {
         delivery: delivery(1),
-        subscription: SUBSCRIPTION,
+        queue: SUBSCRIPTION.into(),
+        bytes: 7,
         progress: Progress {
             attempts: 9,
             step: 9,
