@@ -3,9 +3,15 @@
 //! **Invariants:** nothing is sent anywhere but to an address that was judged for this attempt; a
 //! request ends within its time whatever the receiver does; a success is a success at its headers.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use hookfleet_contract::response::TransportError;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
@@ -14,7 +20,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     address::Policy,
-    connect::{Connection, Connector},
+    connect::Connector,
+    connection::Connection,
     exchange::{Exchange, Failure, Request, Response, chain},
     pool::{Key, Pool},
     resolve::Resolver,
@@ -29,13 +36,14 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_KEPT_BYTES: usize = 1 << 10;
 /// How long a receiver that refuses may take to read the rest of its request.
 const SETTLE_TIMEOUT: Duration = Duration::from_millis(100);
-/// How often idle connections are looked through.
+/// How often idle connections and answers of names are looked through, and this machine's addresses
+/// listed.
 const SWEEP_PERIOD: Duration = Duration::from_secs(15);
 
 /// How requests leave.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Which addresses may be called. This machine's own are added.
+    /// Which addresses may be called. This machine's own are added, and followed as they change.
     pub policy: Policy,
     /// PEM files of certificate authorities to trust beside the public ones.
     pub ca_files: Vec<PathBuf>,
@@ -76,21 +84,14 @@ impl Egress {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn new(mut config: Config) -> Result<Self, Error> {
-        let interfaces = if_addrs::get_if_addrs().map_err(Error::Interfaces)?;
-        config
-            .policy
-            .own
-            .extend(interfaces.iter().map(if_addrs::Interface::ip));
+    pub fn new(config: Config) -> Result<Self, Error> {
         let resolver = Resolver::new(config.policy, &config.resolvers)
             .map_err(|error| Error::Resolver(error.into()))?;
-        Self::with_resolver(resolver, &config.ca_files)
-    }
-
-    pub(crate) fn with_resolver(resolver: Resolver, ca_files: &[PathBuf]) -> Result<Self, Error> {
+        resolver.set_machine(machine().map_err(Error::Interfaces)?);
         Ok(Self(Arc::new(Shared {
             resolver,
-            connector: Connector::new(ca_files).map_err(|error| Error::Tls(error.into()))?,
+            connector: Connector::new(&config.ca_files)
+                .map_err(|error| Error::Tls(error.into()))?,
             pool: Pool::default(),
             sweeping: std::sync::Once::new(),
         })))
@@ -134,13 +135,14 @@ impl Egress {
         address: &mut Option<SocketAddr>,
     ) -> Result<(http::Response<Incoming>, Connection), Failure> {
         let target = Arc::clone(&request.target);
-        let addresses = self.0.resolver.resolve(&target).await?;
+        let resolved = self.0.resolver.resolve(&request.tenant, &target).await;
+        let addresses = resolved?;
         let mut http_request = request.into_http()?;
         let pooled = self.0.pool.take(key, &addresses, Instant::now());
         if let Some(mut connection) = pooled {
             *address = Some(connection.address);
             refill(&connection, &mut http_request);
-            match connection.requests.try_send_request(http_request).await {
+            match connection.send(http_request).await {
                 Ok(response) => return Ok((response, connection)),
                 // The receiver closed while it waited; nothing was sent, so nothing is repeated.
                 Err(mut error) => match error.take_message() {
@@ -152,9 +154,9 @@ impl Egress {
         let mut connection = self.0.connector.connect(&target, &addresses).await?;
         *address = Some(connection.address);
         refill(&connection, &mut http_request);
-        match connection.requests.send_request(http_request).await {
+        match connection.send(http_request).await {
             Ok(response) => Ok((response, connection)),
-            Err(error) => Err(http_failure(&error, &connection)),
+            Err(error) => Err(http_failure(error.error(), &connection)),
         }
     }
 
@@ -173,12 +175,16 @@ impl Egress {
                 "too many interim responses",
             ));
         }
-        let (is_whole, kept) = drain(body).await;
+        let mut kept = BytesMut::new();
+        let is_whole = body.is_end_stream() || {
+            let drained = connection.drive(drain(body, &mut kept));
+            timeout(DRAIN_TIMEOUT, drained).await.unwrap_or(false)
+        };
         // Who took the event may take its time to read it; who refuses is sent no more of it.
         let patience = if response.is_success() {
             DRAIN_TIMEOUT
         } else {
-            response.body = kept;
+            response.body = kept.freeze();
             SETTLE_TIMEOUT
         };
         if is_whole && connection.settles(patience).await {
@@ -187,7 +193,7 @@ impl Egress {
         Ok(response)
     }
 
-    /// Starts the task that closes idle connections; it ends with the last handle.
+    /// Starts the task that looks after what is kept; it ends with the last handle.
     fn sweep(&self) {
         self.0.sweeping.call_once(|| {
             let shared = Arc::downgrade(&self.0);
@@ -198,10 +204,23 @@ impl Egress {
                         break;
                     };
                     shared.pool.sweep(Instant::now());
+                    shared.resolver.sweep(Instant::now());
+                    match machine() {
+                        Ok(addresses) => shared.resolver.set_machine(addresses),
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot list the addresses of this machine");
+                        }
+                    }
                 }
             });
         });
     }
+}
+
+/// The addresses of this machine: two calls of the kernel, fast enough for where they are made.
+fn machine() -> io::Result<Vec<IpAddr>> {
+    let interfaces = if_addrs::get_if_addrs()?;
+    Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
 }
 
 /// Gives an attempt what it may read.
@@ -211,32 +230,26 @@ fn refill<B>(connection: &Connection, http_request: &mut http::Request<B>) {
     hyper::ext::on_informational(http_request, move |_| budget.spend_interim());
 }
 
-/// Reads a body so far as to free its connection. Says whether it was read to its end, and what it
-/// began with.
-async fn drain(mut body: Incoming) -> (bool, Bytes) {
-    if body.is_end_stream() {
-        return (true, Bytes::new());
-    }
-    let mut kept = BytesMut::new();
+/// Reads a body so far as to free its connection, and keeps what it begins with. Says whether it was
+/// read to its end.
+async fn drain(mut body: Incoming, kept: &mut BytesMut) -> bool {
     let mut n_read = 0;
-    let draining = async {
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else {
-                return false;
-            };
-            if let Some(data) = frame.data_ref() {
-                n_read += data.len();
-                let room = MAX_KEPT_BYTES - kept.len();
-                kept.extend_from_slice(&data[..data.len().min(room)]);
-            }
-            if n_read > MAX_DRAIN_BYTES {
-                return false;
-            }
+    while !body.is_end_stream()
+        && let Some(frame) = body.frame().await
+    {
+        let Ok(frame) = frame else {
+            return false;
+        };
+        if let Some(data) = frame.data_ref() {
+            n_read += data.len();
+            let room = MAX_KEPT_BYTES - kept.len();
+            kept.extend_from_slice(&data[..data.len().min(room)]);
         }
-        true
-    };
-    let is_whole = timeout(DRAIN_TIMEOUT, draining).await.unwrap_or(false);
-    (is_whole, kept.freeze())
+        if n_read > MAX_DRAIN_BYTES {
+            return false;
+        }
+    }
+    true
 }
 
 fn http_failure(error: &hyper::Error, connection: &Connection) -> Failure {
@@ -244,9 +257,18 @@ fn http_failure(error: &hyper::Error, connection: &Connection) -> Failure {
         TransportError::ResponseTooLarge
     } else if error.is_parse() || error.is_parse_status() {
         TransportError::Protocol
+    } else if is_timed_out(error) {
+        TransportError::Timeout
     } else {
         // Closed, reset, cut off: there is no answer and none will come.
         TransportError::Reset
     };
     Failure::new(kind, chain(error))
+}
+
+/// Whether the receiver did not take its request.
+fn is_timed_out(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let cause = cause.and_then(|it| it.downcast_ref::<io::Error>());
+    cause.is_some_and(|it| it.kind() == io::ErrorKind::TimedOut)
 }

@@ -2,37 +2,29 @@
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
     crypto::ring,
     pki_types::{CertificateDer, IpAddr as TlsAddress, ServerName, pem::PemObject as _},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use hookfleet_contract::target::{Host, Target};
 
-use crate::meter::{Budget, Metered};
+use crate::{
+    connection::Connection,
+    meter::{Budget, Metered},
+};
 
 /// For all addresses of a target together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For one address, if there are others: less is shorter than the first repetition of a lost SYN.
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(1200);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most headers of a response.
-const MAX_HEADERS: usize = 64;
-/// The most bytes of a response's head.
-const MAX_HEAD_BYTES: usize = 16 << 10;
+/// The most bytes of a handshake: chains of certificates are long.
+const MAX_HANDSHAKE_BYTES: usize = 64 << 10;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -56,17 +48,6 @@ pub(crate) enum Error {
 /// Makes connections.
 #[derive(Clone)]
 pub(crate) struct Connector(TlsConnector);
-
-/// A connection that requests are sent over.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) requests: SendRequest<Full<Bytes>>,
-    pub(crate) budget: Budget,
-    pub(crate) address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-// === impl Connector ===
 
 impl Connector {
     /// Trusts the public certificate authorities and those in the PEM files.
@@ -102,9 +83,10 @@ impl Connector {
             .await
             .map_err(|_| Error::ConnectTimeout)??;
         let budget = Budget::default();
-        budget.refill(MAX_HEAD_BYTES * 4);
+        budget.refill(MAX_HANDSHAKE_BYTES);
         if !target.is_https() {
-            return speak(stream, budget, address).await;
+            let begun = Connection::begin(stream, budget, address).await;
+            return begun.map_err(Error::Http);
         }
         let name = server_name(target.host()).ok_or(Error::Name)?;
         let handshake = self.0.connect(name, Metered::new(stream, budget.clone()));
@@ -112,7 +94,8 @@ impl Connector {
             .await
             .map_err(|_| Error::TlsTimeout)?
             .map_err(Error::Tls)?;
-        speak(stream, budget, address).await
+        let begun = Connection::begin(stream, budget, address).await;
+        begun.map_err(Error::Http)
     }
 }
 
@@ -148,50 +131,5 @@ fn server_name(host: &Host) -> Option<ServerName<'static>> {
         Host::Domain(name) => ServerName::try_from(name.clone()).ok(),
         Host::Ipv4(address) => Some(ServerName::IpAddress(TlsAddress::V4((*address).into()))),
         Host::Ipv6(address) => Some(ServerName::IpAddress(TlsAddress::V6((*address).into()))),
-    }
-}
-
-/// Begins HTTP/1.1. The connection has a task of its own, which ends with it.
-async fn speak<T>(stream: T, budget: Budget, address: SocketAddr) -> Result<Connection, Error>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let metered = TokioIo::new(Metered::new(stream, budget.clone()));
-    let (requests, connection) = http1::Builder::new()
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .handshake(metered)
-        .await
-        .map_err(Error::Http)?;
-    let task = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::trace!(%error, "a connection ended");
-        }
-    });
-    Ok(Connection {
-        requests,
-        budget,
-        address,
-        task,
-    })
-}
-
-// === impl Connection ===
-
-impl Connection {
-    /// Waits until another request can be sent. `false` if none ever can, or not within the time.
-    pub(crate) async fn settles(&mut self, within: Duration) -> bool {
-        let ready = timeout(within, self.requests.ready()).await;
-        ready.is_ok_and(|it| it.is_ok())
-    }
-}
-
-impl Drop for Connection {
-    /// What is idle closes in peace. What is not might go on sending for as long as its receiver
-    /// likes.
-    fn drop(&mut self) {
-        if !self.requests.is_ready() {
-            self.task.abort();
-        }
     }
 }

@@ -151,7 +151,14 @@ impl Failure {
 
 impl From<resolve::Error> for Failure {
     fn from(error: resolve::Error) -> Self {
-        Self::new(TransportError::TargetUnreachable, chain(&error))
+        let kind = match &error {
+            resolve::Error::TooMany => TransportError::Internal,
+            resolve::Error::Lookup(_)
+            | resolve::Error::Slow
+            | resolve::Error::Count(_)
+            | resolve::Error::Refused(_) => TransportError::TargetUnreachable,
+        };
+        Self::new(kind, chain(&error))
     }
 }
 

@@ -2,14 +2,17 @@
 //! judged address, speak, read as little as possible.
 //!
 //! - [`address`]: which addresses may be called. Pure.
-//! - `resolve`, `connect`, `meter`, `pool`: names, connections, what they may read, and their reuse.
+//! - `resolve`, `names`: names to addresses, and what is remembered of them.
+//! - `connect`, `connection`, `meter`, `pool`: connections, what they may read, and their reuse.
 //! - [`Egress`]: one POST.
 
 pub mod address;
 mod client;
 mod connect;
+mod connection;
 mod exchange;
 mod meter;
+mod names;
 mod pool;
 mod resolve;
 

@@ -1,5 +1,6 @@
-//! A connection that counts what it reads. It bounds floods of headers, of interim responses, of
-//! chunk extensions and of bodies in one place, whatever the HTTP library does about them.
+//! A connection that counts what it reads and notices when its receiver reads nothing. It bounds floods
+//! of headers, of interim responses, of chunk extensions and of bodies, and how long a receiver may
+//! stall, in one place, whatever the HTTP library does about them.
 
 use std::{
     io::{self, IoSlice},
@@ -8,13 +9,19 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 /// The most interim responses of one attempt.
 const MAX_INTERIM: usize = 8;
+/// How long a receiver may take nothing of what is sent to it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much one attempt may still read.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +38,8 @@ struct Left {
 pub(crate) struct Metered<T> {
     inner: T,
     budget: Budget,
+    /// Set while nothing more can be written.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 // === impl Budget ===
@@ -67,7 +76,29 @@ impl Budget {
 
 impl<T> Metered<T> {
     pub(crate) fn new(inner: T, budget: Budget) -> Self {
-        Self { inner, budget }
+        Self {
+            inner,
+            budget,
+            stalled: None,
+        }
+    }
+
+    /// Passes on what came of writing, unless nothing came of it for too long.
+    fn written<R>(
+        &mut self,
+        written: Poll<io::Result<R>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(STALL_TIMEOUT)));
+        ready!(stalled.as_mut().poll(context));
+        let nothing = format!("the receiver has read nothing for {STALL_TIMEOUT:?}");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, nothing)))
     }
 }
 
@@ -93,7 +124,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.written(written, context)
     }
 
     fn poll_write_vectored(
@@ -101,7 +133,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.written(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -109,7 +142,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.written(flushed, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,7 +15,7 @@ use hookfleet_contract::{
 };
 use tokio::time::Instant;
 
-use crate::connect::Connection;
+use crate::connection::Connection;
 
 /// A name may point elsewhere by then.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -69,8 +69,7 @@ impl Pool {
         while let Some((connection, since)) = connections.pop() {
             n_taken += 1;
             let is_fresh = now.duration_since(since) < MAX_IDLE;
-            if is_fresh && connection.requests.is_ready() && addresses.contains(&connection.address)
-            {
+            if is_fresh && connection.is_ready() && addresses.contains(&connection.address) {
                 found = Some(connection);
                 break;
             }
@@ -83,7 +82,11 @@ impl Pool {
     }
 
     /// Keeps a connection, unless there are enough.
-    pub(crate) fn put(&self, key: Key, connection: Connection, now: Instant) {
+    pub(crate) fn put(&self, key: Key, mut connection: Connection, now: Instant) {
+        // Whoever used it last is not woken any more, nor kept in memory by its waker.
+        if !connection.is_alive() {
+            return;
+        }
         let mut waiting = self.lock();
         if waiting.n_connections >= MAX_IDLE_IN_ALL {
             return;
@@ -108,9 +111,10 @@ impl Pool {
 impl Waiting {
     fn sweep(&mut self, now: Instant) {
         self.by_key.retain(|_, connections| {
-            connections.retain(|(connection, since)| {
-                now.duration_since(*since) < MAX_IDLE && !connection.requests.is_closed()
-            });
+            let waited = |since| now.duration_since(since) >= MAX_IDLE;
+            let is_over = |it: &mut (Connection, Instant)| waited(it.1) || !it.0.is_alive();
+            let over = connections.extract_if(.., is_over);
+            over.for_each(|(connection, _)| connection.close());
             !connections.is_empty()
         });
         self.n_connections = self.by_key.values().map(Vec::len).sum();

@@ -4,6 +4,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{PoisonError, RwLock},
     time::Duration,
 };
 
@@ -13,20 +14,31 @@ use hickory_resolver::{
         ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
         ResolverOpts,
     },
-    net::{NetError, runtime::TokioRuntimeProvider},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
-use hookfleet_contract::target::{Host, Target};
-use tokio::time::timeout;
+use hookfleet_contract::{
+    name::TenantId,
+    target::{Host, Target},
+};
+use tokio::time::{Instant, timeout};
 
-use crate::address::{Policy, Refused};
+use crate::{
+    address::{Policy, Refused},
+    names::{Answer, Names},
+};
 
 /// For A and AAAA together.
 const BUDGET: Duration = Duration::from_secs(2);
 /// More answers than any honest name has.
 const MAX_ANSWERS: usize = 16;
+/// How long answers are good, at least and at most, whatever they say.
+const POSITIVE_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+const NEGATIVE_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// No answer is good for as long as RFC 9520 asks at least: nobody's next attempt finds it.
+const FAILURE_TTL: Duration = Duration::from_secs(1);
 
 /// Why a target has no address that may be called. Tenants are not told which it is.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the name does not resolve")]
     Lookup(#[source] NetError),
@@ -36,18 +48,23 @@ pub(crate) enum Error {
     Count(usize),
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error("the tenant asks for too many names")]
+    TooMany,
 }
 
 /// Finds addresses.
 pub(crate) struct Resolver {
-    policy: Policy,
+    policy: RwLock<Policy>,
+    /// What the operator calls our own, beside this machine's.
+    own: Vec<IpAddr>,
     names: Names,
+    source: Source,
 }
 
 #[cfg(test)]
 type Script = Box<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>;
 
-enum Names {
+enum Source {
     Dns(Box<TokioResolver>),
     #[cfg(test)]
     Scripted(Script),
@@ -66,8 +83,10 @@ impl Resolver {
         };
         let dns = builder.with_options(options()).build()?;
         Ok(Self {
-            policy,
-            names: Names::Dns(Box::new(dns)),
+            own: policy.own.clone(),
+            policy: RwLock::new(policy),
+            names: Names::default(),
+            source: Source::Dns(Box::new(dns)),
         })
     }
 
@@ -77,49 +96,90 @@ impl Resolver {
         answers: impl Fn(&str) -> Vec<IpAddr> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            policy,
-            names: Names::Scripted(Box::new(answers)),
+            own: policy.own.clone(),
+            policy: RwLock::new(policy),
+            names: Names::default(),
+            source: Source::Scripted(Box::new(answers)),
         }
     }
 
-    /// The addresses of a target, all of which may be called.
-    pub(crate) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Error> {
-        let addresses = match target.host() {
-            Host::Ipv4(address) => vec![IpAddr::V4(*address)],
-            Host::Ipv6(address) => vec![IpAddr::V6(*address)],
-            Host::Domain(name) if name == "localhost" && self.policy.allow_loopback => {
-                vec![
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ]
+    /// The addresses of a tenant's target, all of which may be called now.
+    pub(crate) async fn resolve(
+        &self,
+        tenant: &TenantId,
+        target: &Target,
+    ) -> Result<Vec<SocketAddr>, Error> {
+        const LOOPBACK: [IpAddr; 2] = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        let port = target.port();
+        match target.host() {
+            Host::Ipv4(address) => self.judge(&[IpAddr::V4(*address)], port),
+            Host::Ipv6(address) => self.judge(&[IpAddr::V6(*address)], port),
+            Host::Domain(name) if name == "localhost" => self.judge(&LOOPBACK, port),
+            Host::Domain(name) => {
+                let answer = self.names.answer(tenant, name, self.look_up(name)).await;
+                self.judge(&answer?, port)
             }
-            Host::Domain(name) => self.look_up(name).await?,
-        };
+        }
+    }
+
+    /// Takes note of this machine's addresses: they may not be called.
+    pub(crate) fn set_machine(&self, addresses: Vec<IpAddr>) {
+        let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+        policy.own.clone_from(&self.own);
+        policy.own.extend(addresses);
+    }
+
+    /// Forgets answers that are no longer good.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.names.sweep(now);
+    }
+
+    fn judge(&self, addresses: &[IpAddr], port: u16) -> Result<Vec<SocketAddr>, Error> {
         if addresses.is_empty() || addresses.len() > MAX_ANSWERS {
             return Err(Error::Count(addresses.len()));
         }
-        for address in &addresses {
-            self.policy.check(*address)?;
-        }
-        let port = target.port();
-        Ok(addresses
-            .into_iter()
-            .map(|it| SocketAddr::new(it, port))
-            .collect())
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        let judged = addresses.iter().map(|address| {
+            policy.check(*address)?;
+            Ok(SocketAddr::new(*address, port))
+        });
+        judged.collect()
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Error> {
-        match &self.names {
-            Names::Dns(dns) => {
+    /// Asks, and says how long the answer is good.
+    async fn look_up(&self, name: &str) -> (Answer, Duration) {
+        match &self.source {
+            Source::Dns(dns) => {
                 // The dot keeps search lists out.
-                let found = timeout(BUDGET, dns.lookup_ip(format!("{name}."))).await;
-                let found = found.map_err(|_| Error::Slow)?.map_err(Error::Lookup)?;
-                Ok(found.iter().collect())
+                match timeout(BUDGET, dns.lookup_ip(format!("{name}."))).await {
+                    Err(_) => (Err(Error::Slow), FAILURE_TTL),
+                    Ok(Err(error)) => {
+                        let time_to_live = negative_ttl(&error);
+                        (Err(Error::Lookup(error)), time_to_live)
+                    }
+                    Ok(Ok(found)) => {
+                        let until = Instant::from_std(found.valid_until());
+                        // One more than may be says enough.
+                        let addresses = found.iter().take(MAX_ANSWERS + 1).collect();
+                        (Ok(addresses), until.duration_since(Instant::now()))
+                    }
+                }
             }
             #[cfg(test)]
-            Names::Scripted(answers) => Ok(answers(name)),
+            Source::Scripted(answers) => (Ok(answers(name).into()), Duration::ZERO),
         }
     }
+}
+
+fn negative_ttl(error: &NetError) -> Duration {
+    let NetError::Dns(DnsError::NoRecordsFound(none)) = error else {
+        return FAILURE_TTL;
+    };
+    let told = none.negative_ttl.unwrap_or_default();
+    Duration::from_secs(told.into()).clamp(NEGATIVE_TTL.0, NEGATIVE_TTL.1)
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {
@@ -137,11 +197,10 @@ fn options() -> ResolverOpts {
     options.attempts = 1;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
-    options.cache_size = 65_536;
-    options.positive_min_ttl = Some(Duration::from_secs(5));
-    options.positive_max_ttl = Some(Duration::from_secs(300));
-    options.negative_min_ttl = Some(Duration::from_secs(5));
-    options.negative_max_ttl = Some(Duration::from_secs(30));
+    // `names` remembers.
+    options.cache_size = 0;
+    options.positive_min_ttl = Some(POSITIVE_TTL.0);
+    options.positive_max_ttl = Some(POSITIVE_TTL.1);
     options
 }
 

@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use hookfleet_contract::target::{Host, Rules, Target};
+use hookfleet_contract::{
+    name::TenantId,
+    target::{Host, Rules, Target},
+};
 use proptest::prelude::*;
 
 use crate::{address::Policy, resolve::Resolver};
@@ -80,11 +83,11 @@ async fn names_are_judged_by_every_answer_of_every_resolution() {
         let target = Target::parse(url, &rules(case)).unwrap();
         for _ in 1..n_resolutions {
             assert!(
-                resolver.resolve(&target).await.is_ok(),
+                resolver.resolve(&acme(), &target).await.is_ok(),
                 "{case}: the first answer is good"
             );
         }
-        let resolved = resolver.resolve(&target).await;
+        let resolved = resolver.resolve(&acme(), &target).await;
         assert_eq!(
             resolved.is_ok(),
             expected == "allow",
@@ -156,6 +159,11 @@ fn a_translators_loopback_stays_shut() {
         ..policy("@nat64")
     };
     assert!(policy.check("64:ff9b::7f00:1".parse().unwrap()).is_err());
+}
+
+/// A tenant.
+pub(super) fn acme() -> TenantId {
+    "acme".parse().unwrap()
 }
 
 fn rules(case: &str) -> Rules {

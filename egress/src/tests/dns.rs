@@ -14,6 +14,7 @@ use hickory_resolver::proto::{
 use hookfleet_contract::target::{Rules, Target};
 use tokio::{net::UdpSocket, time::Instant};
 
+use super::cases::acme;
 use crate::{
     address::Policy,
     resolve::{Error, Resolver},
@@ -34,7 +35,10 @@ async fn a_name_is_asked_for_once_and_as_it_is() {
         .map(|it| it.parse().unwrap())
         .collect();
     for _ in 0..3 {
-        let resolved = resolver.resolve(&target("h.example.com")).await.unwrap();
+        let resolved = resolver
+            .resolve(&acme(), &target("h.example.com"))
+            .await
+            .unwrap();
         assert_eq!(resolved, expected);
     }
     let mut asked = server.asked();
@@ -49,7 +53,9 @@ async fn names_of_nobody_are_not_asked_for_again_at_once() {
     let server = NameServer::start([]).await;
     let resolver = server.resolver();
     for _ in 0..3 {
-        let resolved = resolver.resolve(&target("nobody.example.com")).await;
+        let resolved = resolver
+            .resolve(&acme(), &target("nobody.example.com"))
+            .await;
         assert!(matches!(resolved, Err(Error::Lookup(_))), "{resolved:?}");
     }
     assert!(
@@ -72,11 +78,11 @@ async fn answers_are_counted_and_judged_wherever_they_come_from() {
     ])
     .await;
     let resolver = server.resolver();
-    let resolved = resolver.resolve(&target("many.example.com")).await;
+    let resolved = resolver.resolve(&acme(), &target("many.example.com")).await;
     assert!(matches!(resolved, Err(Error::Count(17))), "{resolved:?}");
     for name in ["mixed", "alias", "metadata"] {
         let resolved = resolver
-            .resolve(&target(&format!("{name}.example.com")))
+            .resolve(&acme(), &target(&format!("{name}.example.com")))
             .await;
         assert!(
             matches!(resolved, Err(Error::Refused(_))),
@@ -89,7 +95,10 @@ async fn answers_are_counted_and_judged_wherever_they_come_from() {
 async fn a_lost_question_is_asked_again_within_the_time() {
     let server = NameServer::start_deaf([("h.example.com.", 60, "93.184.215.14")], 2).await;
     let started = Instant::now();
-    let resolved = server.resolver().resolve(&target("h.example.com")).await;
+    let resolved = server
+        .resolver()
+        .resolve(&acme(), &target("h.example.com"))
+        .await;
     assert_eq!(resolved.unwrap().len(), 1);
     assert!(started.elapsed() < Duration::from_millis(2500));
 }
@@ -102,7 +111,10 @@ async fn a_silent_name_server_costs_two_seconds() {
         asked: Arc::default(),
     };
     let started = Instant::now();
-    let resolved = server.resolver().resolve(&target("h.example.com")).await;
+    let resolved = server
+        .resolver()
+        .resolve(&acme(), &target("h.example.com"))
+        .await;
     assert!(resolved.is_err(), "{resolved:?}");
     assert!(
         started.elapsed() < Duration::from_millis(2500),

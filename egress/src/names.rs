@@ -1,0 +1,122 @@
+//! What names answered, for each tenant apart. It does not know how names are asked nor which addresses
+//! may be called.
+//!
+//! **Invariant:** no tenant takes the room of another, nor asks more often than it may; who asks for a
+//! name that is being asked for waits for the same answer.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hookfleet_contract::name::TenantId;
+use tokio::{sync::OnceCell, time::Instant};
+
+use crate::resolve::Error;
+
+/// Each takes some 300 bytes.
+const MAX_NAMES: usize = 65_536;
+/// A tenth: a tenant of a million names that nobody has leaves the rest their room.
+const MAX_NAMES_PER_TENANT: usize = MAX_NAMES / 10;
+/// How often a tenant may ask: a thousand names at once, then 500 a second. As many live names, asked
+/// for every 300 s, are 150,000.
+const QUESTION_PERIOD: Duration = Duration::from_millis(2);
+const MAX_BURST: Duration = Duration::from_secs(2);
+
+/// The addresses of a name, or why there are none.
+pub(crate) type Answer = Result<Arc<[IpAddr]>, Error>;
+
+/// What names answered.
+#[derive(Debug, Default)]
+pub(crate) struct Names(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    by_tenant: HashMap<TenantId, Tenant>,
+    n_names: usize,
+}
+
+#[derive(Debug)]
+struct Tenant {
+    names: HashMap<String, Cell>,
+    /// When its questions so far would all have been due.
+    asked_until: Instant,
+}
+
+/// An answer and how long it is good; empty while the name is asked for.
+type Cell = Arc<OnceCell<(Answer, Instant)>>;
+
+// === impl Names ===
+
+impl Names {
+    /// The answer of a name; `ask` brings a new one and how long it is good.
+    ///
+    /// # Cancel safety
+    /// Who is dropped while asking leaves the question to the next who waits.
+    pub(crate) async fn answer(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        ask: impl Future<Output = (Answer, Duration)>,
+    ) -> Answer {
+        let cell = self.cell(tenant, name, Instant::now())?;
+        let answered = cell.get_or_init(|| async {
+            let (answer, time_to_live) = ask.await;
+            (answer, Instant::now() + time_to_live)
+        });
+        answered.await.0.clone()
+    }
+
+    /// Forgets what is no longer good.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let mut known = self.lock();
+        let mut n_names = 0;
+        known.by_tenant.retain(|_, tenant| {
+            tenant.names.retain(|_, cell| match cell.get() {
+                Some((_, until)) => *until > now,
+                None => Arc::strong_count(cell) > 1,
+            });
+            n_names += tenant.names.len();
+            !tenant.names.is_empty() || tenant.asked_until > now
+        });
+        known.n_names = n_names;
+    }
+
+    /// What is known of a name, or the place for it.
+    fn cell(&self, tenant: &TenantId, name: &str, now: Instant) -> Result<Cell, Error> {
+        let mut known = self.lock();
+        let known = &mut *known;
+        if !known.by_tenant.contains_key(tenant) {
+            let names = HashMap::new();
+            let asked_until = now;
+            let new = Tenant { names, asked_until };
+            known.by_tenant.insert(tenant.clone(), new);
+        }
+        let Some(tenant) = known.by_tenant.get_mut(tenant) else {
+            unreachable!("it was inserted");
+        };
+        let is_good = |it: &&mut Cell| it.get().is_none_or(|(_, until)| *until > now);
+        let place = tenant.names.get_mut(name);
+        let is_known = place.is_some();
+        if let Some(cell) = place.filter(is_good) {
+            return Ok(Arc::clone(cell));
+        }
+        if tenant.asked_until > now + MAX_BURST {
+            return Err(Error::TooMany);
+        }
+        tenant.asked_until = tenant.asked_until.max(now) + QUESTION_PERIOD;
+        let cell = Cell::default();
+        let has_room = known.n_names < MAX_NAMES && tenant.names.len() < MAX_NAMES_PER_TENANT;
+        if is_known || has_room {
+            tenant.names.insert(name.to_owned(), Arc::clone(&cell));
+            known.n_names += usize::from(!is_known);
+        }
+        Ok(cell)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
