@@ -145,9 +145,7 @@ impl Agent {
             accepted_sender,
         )?;
         report(&recovered);
-        let log = journal.clone();
-        let settle = move |outcome| log.record(outcome);
-        let history = History::open(database, clock.now(), settle)?;
+        let history = History::open(database, clock.now(), journal.clone())?;
 
         let directory = Directory::default();
         let slots = Slots::default();
@@ -169,7 +167,6 @@ impl Agent {
                 max_in_flight: config.max_in_flight,
                 drain_timeout: config.drain_timeout,
                 deferred: journal.deferred(),
-                journal: journal.clone(),
                 history: history.clone(),
                 directory: directory.clone(),
                 caller: Caller {

@@ -24,7 +24,7 @@ use crate::{
     core::{Core, Hints, QueueId, Waiting},
     directory::{Directory, Effect},
     history::History,
-    journal::{self, Deferred, Journal, PendingSummary, StoredEvent},
+    journal::{self, Deferred, PendingSummary, StoredEvent},
 };
 
 pub use handle::Handle;
@@ -53,8 +53,6 @@ pub struct Config {
     pub max_in_flight: usize,
     /// How long attempts in flight may go on after shutdown.
     pub drain_timeout: Duration,
-    /// The log.
-    pub journal: Journal,
     /// The queue on disk.
     pub deferred: Deferred,
     /// What became of events.
@@ -155,7 +153,7 @@ impl Driver {
             clock: config.clock,
             directory: config.directory,
             caller: config.caller,
-            account: Account::new(config.journal, config.history, config.clock),
+            account: Account::new(config.history, config.clock),
             disk_queue,
             accepted: config.accepted,
             accepting: Vec::with_capacity(ACCEPTED_BATCH),

@@ -127,11 +127,10 @@ impl DeliveryService for Deliveries {
         let after = self.pages.open(list[0], &list[1..], &request.page_token)?;
         let number = |it: &[u8]| it.try_into().ok().map(i32::from_be_bytes);
         let after = cursor(after, number)?.unwrap_or(0);
-        let id = name.delivery;
-        self.delivery(name).await?;
+        self.delivery(name.clone()).await?;
         // There are at most 185.
         let mut attempts = self
-            .read(move |history| history.attempts(id, after))
+            .read(move |history| history.attempts(&name, after))
             .await?;
         attempts.retain(admits);
         let has_more = attempts.len() > limit;

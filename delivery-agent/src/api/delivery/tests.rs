@@ -1,10 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use hookfleet_contract::{
     event::Limits,
     id::{DeliveryId, WebhookId},
-    name::{SubscriptionId, TenantId},
+    name::TenantId,
+    retry::Progress,
     seal::Sealer,
     signature::Secret,
     subscription::Subscription,
@@ -25,9 +25,9 @@ use super::*;
 use crate::{
     clock::Clock,
     directory::{Change, Directory},
-    history::{DeliveryRow, Row, Standing, Subject},
+    history::Report,
     ingest::Ingest,
-    journal::{self, Journal, NewEvent, Target},
+    journal::{self, Journal, NewEvent, Outcome, Standing, Target},
     slots::Slots,
 };
 
@@ -292,7 +292,7 @@ impl World {
             ..journal::Config::new(dir.path().join("journal"), 1, clock, fatal)
         };
         let (journal, _) = Journal::open(config, &database, sender).unwrap();
-        let history = History::open(database, clock.now(), |_| {}).unwrap();
+        let history = History::open(database, clock.now(), journal.clone()).unwrap();
         let directory = Directory::default();
         directory.apply(vec![Change::Subscription(Arc::new(subscription()))]);
         let ingest = Ingest {
@@ -320,34 +320,26 @@ impl World {
 
     /// An event that the journal keeps, with its delivery.
     async fn accepted(&self, n: u64) -> String {
-        let uid = subscription().uid;
         let event = NewEvent {
             tenant: id("acme"),
             webhook_id: webhook_id(n),
             accept_time: self.now,
-            targets: vec![Target {
-                uid,
-                partition: 0,
-                subscription: id("hook"),
-            }],
+            targets: vec![target()],
             redelivery_of: None,
             event: cloud_event(n).encode_to_vec().into(),
         };
         let seq = self.journal.append(event).await.unwrap().seq;
-        let row = DeliveryRow::Accepted {
-            id: DeliveryId { seq, target: 0 },
-            accept_time: self.now,
-            subject: subject(n),
-        };
-        self.record(row).await;
+        let stored = self.journal.read(seq).unwrap().unwrap();
+        self.history.accepted(stored);
+        self.history.flush().await;
         delivery_name("acme", "hook", seq)
     }
 
     async fn attempt(&self, delivery: &str, number: i32, status_code: i32) {
         let name: DeliveryName = delivery.parse().unwrap();
         let (outcome, standing) = match status_code {
-            200 => (Outcome::Delivered, Standing::Succeeded),
-            _ => (Outcome::Retry, Standing::Pending { next: self.now }),
+            200 => (v1::Outcome::Delivered, Standing::Succeeded),
+            _ => (v1::Outcome::Retry, Standing::Deferred { due: self.now }),
         };
         let attempt = Attempt {
             number,
@@ -355,40 +347,49 @@ impl World {
             outcome: outcome.into(),
             ..Attempt::default()
         };
-        let row = DeliveryRow::Attempted {
-            id: name.delivery,
-            accept_time: self.now,
-            subject: subject(1),
-            attempt,
-            standing,
-        };
-        self.record(row).await;
+        self.history.record(Report {
+            outcome: self.outcome(name.delivery, standing),
+            attempt: Some(attempt),
+            event: None,
+        });
+        self.history.flush().await;
     }
 
     async fn dead_letter(&self, seq: u64) -> String {
-        let standing = Standing::DeadLettered {
-            reason: v1::DeadLetterReason::MaxAttempts,
-            event: Bytes::from(cloud_event(seq).encode_to_vec()),
-        };
-        self.told(seq, standing).await
+        let reason = v1::DeadLetterReason::MaxAttempts;
+        self.told(seq, Standing::DeadLettered(reason)).await
     }
 
     /// A delivery of which only the history knows.
     async fn told(&self, seq: u64, standing: Standing) -> String {
-        let row = DeliveryRow::Settled {
-            id: DeliveryId { seq, target: 0 },
+        let event = StoredEvent {
+            seq,
+            tenant: id("acme"),
+            webhook_id: webhook_id(seq),
             accept_time: self.now,
-            subject: subject(seq),
-            standing,
-            at: self.now + Duration::from_secs(1),
+            targets: vec![target()],
+            redelivery_of: None,
+            event: cloud_event(seq).encode_to_vec().into(),
         };
-        self.record(row).await;
+        self.history.record(Report {
+            outcome: self.outcome(DeliveryId { seq, target: 0 }, standing),
+            attempt: None,
+            event: Some(Arc::new(event)),
+        });
+        self.history.flush().await;
         delivery_name("acme", "hook", seq)
     }
 
-    async fn record(&self, row: DeliveryRow) {
-        self.history.record(Row::Delivery(row), None);
-        self.history.flush().await;
+    fn outcome(&self, delivery: DeliveryId, standing: Standing) -> Outcome {
+        Outcome {
+            delivery,
+            progress: Progress {
+                attempts: 0,
+                step: 0,
+            },
+            standing,
+            at: self.now,
+        }
     }
 
     async fn get_event(&self, name: &str) -> Result<v1::Event, Status> {
@@ -470,13 +471,10 @@ fn subscription() -> Subscription {
     Subscription::try_new(&spec, &Rules::default()).unwrap()
 }
 
-fn subject(n: u64) -> Subject {
-    Subject {
-        tenant: id("acme"),
-        subscription: id::<SubscriptionId>("hook"),
-        webhook_id: webhook_id(n),
-        event_type: "orders.created".into(),
-        redelivery_of: None,
+fn target() -> Target {
+    Target {
+        uid: subscription().uid,
+        subscription: id("hook"),
     }
 }
 
