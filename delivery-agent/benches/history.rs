@@ -154,6 +154,7 @@ fn event(seq: u64, payload: &Bytes) -> Arc<StoredEvent> {
         webhook_id: WebhookId(webhook_id),
         accept_time: T0 + Duration::from_micros(seq * 25),
         targets: vec![Target {
+            partition: 0,
             uid: [1; 16],
             subscription: "hook-1".parse().unwrap(),
         }],

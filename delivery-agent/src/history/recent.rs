@@ -238,6 +238,7 @@ mod tests {
 
     fn event(seq: u64, n_targets: u32, n_bytes: usize) -> Arc<StoredEvent> {
         let target = || Target {
+            partition: 0,
             uid: [0; 16],
             subscription: "hook".parse().unwrap(),
         };

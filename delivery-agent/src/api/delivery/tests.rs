@@ -473,6 +473,7 @@ fn subscription() -> Subscription {
 
 fn target() -> Target {
     Target {
+        partition: 0,
         uid: subscription().uid,
         subscription: id("hook"),
     }

@@ -331,6 +331,7 @@ fn copy(from: &Path, to: &Path) {
 
 fn event(tenant: &str, seq: u64, accept_time: Timestamp, subscriptions: &[&str]) -> StoredEvent {
     let target = |it: &&str| Target {
+        partition: 0,
         uid: [0; 16],
         subscription: it.parse().unwrap(),
     };
