@@ -150,3 +150,44 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_is_the_time_without_progress() {
+        const PATIENCE: Duration = Duration::from_secs(4);
+        let (ours, mut theirs) = duplex(8);
+        let mut metered = Metered::new(ours, Budget::default());
+        let started = Instant::now();
+        let writing = tokio::spawn(async move { metered.write_all(&[0; 18]).await });
+        for _ in 0..3 {
+            sleep(PATIENCE).await;
+            theirs.read_u8().await.unwrap();
+        }
+        let error = writing.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed(), 3 * PATIENCE + STALL_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn a_budget_is_spent_once() {
+        let (ours, mut theirs) = duplex(64);
+        let budget = Budget::default();
+        let mut metered = Metered::new(ours, budget.clone());
+        budget.refill(8);
+        theirs.write_all(&[0; 16]).await.unwrap();
+        let mut read = [0; 8];
+        metered.read_exact(&mut read).await.unwrap();
+        assert!(budget.is_spent());
+        assert!(metered.read_u8().await.is_err());
+        budget.refill(1);
+        assert!(metered.read_u8().await.is_ok());
+    }
+}

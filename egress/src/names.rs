@@ -120,3 +120,101 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::Ipv4Addr,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_good_for_its_time_and_for_its_tenant() {
+        let (names, n_asked) = (Names::default(), AtomicUsize::new(0));
+        let ask = |tenant, name| {
+            let asking = asking(&n_asked, Duration::ZERO);
+            let (names, tenant) = (&names, id(tenant));
+            async move { names.answer(&tenant, name, asking).await }
+        };
+        for _ in 0..3 {
+            assert!(ask("acme", "a.example.com").await.is_ok());
+        }
+        assert_eq!(n_asked.load(Ordering::Relaxed), 1);
+        assert!(ask("acme", "b.example.com").await.is_ok());
+        assert!(ask("globex", "a.example.com").await.is_ok());
+        assert_eq!(n_asked.load(Ordering::Relaxed), 3);
+        advance(MINUTE).await;
+        assert!(ask("acme", "a.example.com").await.is_ok());
+        assert_eq!(n_asked.load(Ordering::Relaxed), 4);
+        names.sweep(Instant::now());
+        assert_eq!(names.lock().n_names, 1);
+        advance(MINUTE).await;
+        names.sweep(Instant::now());
+        assert!(names.lock().by_tenant.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_want_a_name_ask_once_even_if_the_first_goes_away() {
+        let (names, n_asked) = (Names::default(), AtomicUsize::new(0));
+        let acme = id("acme");
+        let want = || {
+            let asking = asking(&n_asked, Duration::from_secs(1));
+            names.answer(&acme, "a.example.com", asking)
+        };
+        tokio::select! {
+            biased;
+            _ = want() => panic!("it takes a second"),
+            () = sleep(Duration::from_millis(10)) => {}
+        }
+        let (first, second, third) = tokio::join!(want(), want(), want());
+        assert!(first.is_ok() && second.is_ok() && third.is_ok());
+        assert_eq!(n_asked.load(Ordering::Relaxed), 2);
+    }
+
+    /// L13 of the load shapes, reference/trust §4.1.
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_of_a_million_names_costs_only_itself() {
+        let (names, n_asked) = (Names::default(), AtomicUsize::new(0));
+        let (flood, acme) = (id("flood"), id("acme"));
+        let asking = || asking(&n_asked, Duration::ZERO);
+        assert!(names.answer(&acme, "a.example.com", asking()).await.is_ok());
+        let mut n_refused = 0;
+        for number in 0..1_000_000 {
+            let name = format!("{number}.example.com");
+            let answer = names.answer(&flood, &name, asking()).await;
+            n_refused += u32::from(matches!(answer, Err(Error::TooMany)));
+        }
+        // As many as fit into the burst; the clock stands still.
+        assert!(n_refused > 990_000, "{n_refused}");
+        for number in 0..20_000 {
+            advance(QUESTION_PERIOD).await;
+            let name = format!("more-{number}.example.com");
+            assert!(names.answer(&flood, &name, asking()).await.is_ok());
+        }
+        let n_names = names.lock().n_names;
+        assert!(n_names <= MAX_NAMES_PER_TENANT + 1, "{n_names}");
+        let n_before = n_asked.load(Ordering::Relaxed);
+        assert!(names.answer(&acme, "a.example.com", asking()).await.is_ok());
+        assert_eq!(
+            n_asked.load(Ordering::Relaxed),
+            n_before,
+            "it is still known"
+        );
+    }
+
+    async fn asking(n_asked: &AtomicUsize, takes: Duration) -> (Answer, Duration) {
+        n_asked.fetch_add(1, Ordering::Relaxed);
+        sleep(takes).await;
+        (Ok([Ipv4Addr::LOCALHOST.into()].into()), MINUTE)
+    }
+
+    fn id(tenant: &str) -> TenantId {
+        tenant.parse().unwrap()
+    }
+}

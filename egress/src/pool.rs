@@ -120,3 +120,69 @@ impl Waiting {
         self.n_connections = self.by_key.values().map(Vec::len).sum();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hookfleet_contract::target::Rules;
+    use tokio::{
+        io::{DuplexStream, duplex},
+        time::advance,
+    };
+
+    use super::*;
+    use crate::meter::Budget;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded_and_does_not_wait_for_ever() {
+        let pool = Pool::default();
+        let mut peers = Vec::new();
+        for number in 0..5000 {
+            // All of one key, then one of each.
+            let (connection, peer) = connection().await;
+            pool.put(key(number.max(100)), connection, Instant::now());
+            peers.push(peer);
+        }
+        assert_eq!(pool.lock().by_key[&key(100)].len(), MAX_IDLE_PER_KEY);
+        assert_eq!(pool.lock().n_connections, MAX_IDLE_IN_ALL);
+        advance(MAX_IDLE / 2).await;
+        pool.sweep(Instant::now());
+        assert_eq!(pool.lock().n_connections, MAX_IDLE_IN_ALL);
+        advance(MAX_IDLE / 2).await;
+        assert!(pool.take(&key(100), &[address()], Instant::now()).is_none());
+        pool.sweep(Instant::now());
+        assert_eq!(pool.lock().n_connections, 0);
+        assert!(pool.lock().by_key.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_its_receiver_closes_leaves_and_what_points_elsewhere_is_not_used() {
+        let pool = Pool::default();
+        let (kept, closed) = (connection().await, connection().await);
+        pool.put(key(1), kept.0, Instant::now());
+        pool.put(key(2), closed.0, Instant::now());
+        drop(closed.1);
+        pool.sweep(Instant::now());
+        assert_eq!(pool.lock().n_connections, 1);
+        let elsewhere = ["93.184.215.15:443".parse().unwrap()];
+        assert!(pool.take(&key(1), &elsewhere, Instant::now()).is_none());
+        assert_eq!(pool.lock().n_connections, 0);
+    }
+
+    async fn connection() -> (Connection, DuplexStream) {
+        let (ours, theirs) = duplex(64);
+        let budget = Budget::default();
+        budget.refill(64);
+        let connection = Connection::begin(ours, budget, address()).await.unwrap();
+        (connection, theirs)
+    }
+
+    fn address() -> SocketAddr {
+        "93.184.215.14:443".parse().unwrap()
+    }
+
+    fn key(number: u32) -> Key {
+        let url = format!("https://h{number}.example.com/");
+        let target = Target::parse(&url, &Rules::default()).unwrap();
+        Key::new("acme".parse().unwrap(), &target)
+    }
+}

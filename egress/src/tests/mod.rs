@@ -2,7 +2,9 @@
 
 mod behaviour;
 mod cases;
+mod certificates;
 mod dns;
+mod hostile;
 mod receiver;
 mod reuse;
 mod tls;

@@ -58,6 +58,27 @@ async fn tls_that_cannot_be_trusted_is_not_spoken() {
     std::fs::remove_file(file).unwrap();
 }
 
+/// R14: a ServerHello of TLS 1.1, as a server writes it that knows nothing newer.
+#[tokio::test]
+async fn old_versions_of_tls_are_not_spoken() {
+    const VERSION: [u8; 2] = [3, 2];
+    let receiver = Receiver::start(|mut stream, _| async move {
+        let _hello = stream.read_u8().await;
+        // Random bytes, no session, TLS_RSA_WITH_AES_128_CBC_SHA, no compression.
+        let body = [&VERSION[..], &[7; 32], &[0], &[0, 0x2f], &[0]].concat();
+        let handshake = [&[2, 0, 0, 38], &body[..]].concat();
+        let record = [&[22], &VERSION[..], &[0, 42], &handshake[..]].concat();
+        stream.write_all(&record).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let url = format!("https://127.0.0.1:{}/", receiver.address.port());
+    let exchange = egress().post(request_to(&url)).await;
+    assert_eq!(error(&exchange), TransportError::Tls);
+    let detail = exchange.result.unwrap_err().detail;
+    assert!(detail.contains("peer is incompatible"), "{detail}");
+}
+
 /// R11: the handshake has a time of its own, shorter than the request's.
 #[tokio::test]
 async fn a_handshake_that_stalls_ends_after_five_seconds() {
