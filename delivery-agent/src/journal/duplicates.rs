@@ -19,7 +19,7 @@ use std::{
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use hookfleet_contract::{id::WebhookId, time::Timestamp};
 
-use super::{Error, inbox::Asked, model::NewEvent, runs::Runs};
+use super::{Error, model::NewEvent, runs::Runs};
 
 /// Keyspaces are called after the window they begin in.
 const PREFIX: &str = "journal-ids-";
@@ -56,14 +56,15 @@ impl Recent {
         }
     }
 
-    /// The first event with this one's id, if it is a duplicate.
+    /// The first event with this one's id, if it is a duplicate. `found` is what the disk had when
+    /// it was in `generation`.
     pub(super) fn first(
         &self,
-        asked: &Asked,
+        event: &NewEvent,
+        found: Option<First>,
         generation: u64,
         older: &Older,
     ) -> Result<Option<First>, Error> {
-        let Asked { event, first } = asked;
         if event.redelivery_of.is_some() {
             return Ok(None);
         }
@@ -73,7 +74,7 @@ impl Recent {
             return Ok(Some(recent));
         }
         if generation == older.generation() {
-            Ok(*first)
+            Ok(found)
         } else {
             older.first(event)
         }

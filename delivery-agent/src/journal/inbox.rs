@@ -1,6 +1,9 @@
 //! What waits for the writer: a queue that is emptied in one go, with a bound on the bytes of
 //! events. Outcomes are not bounded here: their number follows from the attempts in flight.
 //!
+//! Somebody waits for an event, nobody for an outcome: outcomes wake the writer only once there are
+//! some of them, or after a pause, so that it does not wake and write for each.
+//!
 //! **Invariant:** the lock is held for moving pointers only, never across encoding or disk.
 
 use std::{
@@ -23,6 +26,11 @@ const GROUP_BYTES: usize = 4 << 20;
 /// What an event and each of its targets cost besides their content.
 const EVENT_OVERHEAD: usize = 256;
 const TARGET_OVERHEAD: usize = 96;
+/// How long outcomes wait for company, when no event takes them along. A crash repeats attempts
+/// whose outcomes still wait here.
+const OUTCOME_PAUSE: Duration = Duration::from_millis(5);
+/// How many outcomes are company enough: 64 KiB of records.
+const OUTCOMES: usize = 1024;
 
 /// The queue.
 #[derive(Debug)]
@@ -35,18 +43,13 @@ pub(super) struct Inbox {
 /// Some events to append, answered together.
 #[derive(Debug)]
 pub(super) struct Request {
-    pub(super) events: Vec<Asked>,
+    pub(super) events: Vec<NewEvent>,
+    /// What is known of them on disk: the first event with the same webhook id, for each of them, or
+    /// for the first few if no later one has any.
+    pub(super) firsts: Vec<Option<First>>,
     /// See [`super::duplicates::Older::generation`].
     pub(super) generation: u64,
     pub(super) reply: oneshot::Sender<Result<Vec<Appended>, Error>>,
-}
-
-/// An event to append.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) event: NewEvent,
-    /// What is known of it on disk: the first event with its webhook id.
-    pub(super) first: Option<First>,
 }
 
 /// What the writer takes at once.
@@ -76,6 +79,19 @@ struct Waiting {
     forget: Vec<(WebhookId, u64)>,
     closed: Option<Closed>,
     stopped: bool,
+    writer: Patience,
+}
+
+/// What the writer waits for. Telling it more than once is a system call for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Patience {
+    /// It is at work and will look.
+    #[default]
+    None,
+    /// Whatever comes.
+    Anything,
+    /// It has outcomes; for anything that somebody waits for, or many more outcomes.
+    Company,
 }
 
 // === impl Inbox ===
@@ -102,10 +118,17 @@ impl Inbox {
         Ok(())
     }
 
-    pub(super) fn record(&self, outcome: Outcome) {
+    pub(super) fn record(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         if let Ok(mut waiting) = self.open() {
-            waiting.outcomes.push(outcome);
-            self.wake(waiting);
+            waiting.outcomes.extend(outcomes);
+            let is_enough = match waiting.writer {
+                Patience::None => false,
+                Patience::Anything => !waiting.outcomes.is_empty(),
+                Patience::Company => waiting.outcomes.len() >= OUTCOMES,
+            };
+            if is_enough {
+                self.wake(waiting);
+            }
         }
     }
 
@@ -145,11 +168,14 @@ impl Inbox {
 
     /// Waits for work, at most `patience`, and takes a group of it.
     pub(super) fn take(&self, patience: Duration) -> Batch {
-        let waiting = self.lock();
-        let (mut waiting, _) = self
-            .arrived
-            .wait_timeout_while(waiting, patience, |it| it.is_idle())
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
+        waiting = self.wait(waiting, patience, Patience::Anything, Waiting::is_idle);
+        waiting = self.wait(
+            waiting,
+            OUTCOME_PAUSE,
+            Patience::Company,
+            Waiting::lacks_company,
+        );
         let mut batch = Batch {
             outcomes: std::mem::take(&mut waiting.outcomes),
             flushes: std::mem::take(&mut waiting.flushes),
@@ -182,26 +208,51 @@ impl Inbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
+    fn wait<'a>(
+        &self,
+        mut waiting: MutexGuard<'a, Waiting>,
+        patience: Duration,
+        what: Patience,
+        condition: impl Fn(&Waiting) -> bool,
+    ) -> MutexGuard<'a, Waiting> {
+        waiting.writer = what;
+        let (mut waiting, _) = self
+            .arrived
+            .wait_timeout_while(waiting, patience, |it| condition(it))
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.writer = Patience::None;
+        waiting
+    }
+
+    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        let patience = std::mem::take(&mut waiting.writer);
         drop(waiting);
-        self.arrived.notify_one();
+        if patience != Patience::None {
+            self.arrived.notify_one();
+        }
     }
 }
 
 impl Waiting {
+    /// Whether somebody waits for an answer.
+    fn is_awaited(&self) -> bool {
+        !self.requests.is_empty() || !self.flushes.is_empty() || self.closed.is_some()
+    }
+
     fn is_idle(&self) -> bool {
-        self.requests.is_empty()
-            && self.outcomes.is_empty()
-            && self.flushes.is_empty()
-            && self.closed.is_none()
+        !self.is_awaited() && self.outcomes.is_empty()
+    }
+
+    /// Whether there are outcomes, and few.
+    fn lacks_company(&self) -> bool {
+        !self.is_awaited() && (1..OUTCOMES).contains(&self.outcomes.len())
     }
 }
 
 impl Request {
     fn bytes(&self) -> usize {
-        let bytes = |it: &Asked| {
-            EVENT_OVERHEAD + it.event.event.len() + TARGET_OVERHEAD * it.event.targets.len()
-        };
+        let bytes =
+            |it: &NewEvent| EVENT_OVERHEAD + it.event.len() + TARGET_OVERHEAD * it.targets.len();
         self.events.iter().map(bytes).sum()
     }
 }

@@ -67,7 +67,7 @@ pub use recovery::{Damage, PendingSummary, Recovered};
 
 use crate::clock::Clock;
 use duplicates::Older;
-use inbox::{Asked, Inbox, Request};
+use inbox::{Inbox, Request};
 use index::Index;
 use keeper::Keeper;
 use lingering::Kept;
@@ -271,28 +271,37 @@ impl Journal {
             return Ok(Vec::new());
         }
         let generation = self.shared.older.generation();
-        let mut asked = Vec::with_capacity(events.len());
-        for event in events {
-            let bytes = record::new_event_size(&event) as u64;
+        let mut firsts = Vec::new();
+        for (i, event) in events.iter().enumerate() {
+            let bytes = record::new_event_size(event) as u64;
             if bytes > self.shared.max_event_bytes {
                 return Err(Error::TooLarge { bytes });
             }
-            let first = self.shared.older.first(&event)?;
-            asked.push(Asked { event, first });
+            let first = self.shared.older.first(event)?;
+            if first.is_some() {
+                firsts.resize(i, None);
+                firsts.push(first);
+            }
         }
         let (reply, answer) = oneshot::channel();
         self.shared.inbox.append(Request {
-            events: asked,
+            events,
+            firsts,
             generation,
             reply,
         })?;
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    /// Appends what became of a delivery. It is written soon, synced within 200 ms, and answered
-    /// to nobody: if it is lost in a crash the attempt is made again.
+    /// Appends what became of a delivery. It is written within a few milliseconds, synced within
+    /// 200 ms, and answered to nobody: if it is lost in a crash the attempt is made again.
     pub fn record(&self, outcome: Outcome) {
-        self.shared.inbox.record(outcome);
+        self.record_all([outcome]);
+    }
+
+    /// As [`Journal::record`], for many at once.
+    pub fn record_all(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+        self.shared.inbox.record(outcomes);
     }
 
     /// Reads a durable event back: from memory if it is recent, else from the disk.

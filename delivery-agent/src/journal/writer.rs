@@ -6,24 +6,27 @@
 
 use std::{
     fs::File,
-    mem,
+    iter, mem,
     sync::{Arc, mpsc::SyncSender},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use hookfleet_contract::time::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Error,
     duplicates::{First, Older, Recent},
-    inbox::{Asked, Batch, Closed, Inbox, Request},
+    inbox::{Batch, Closed, Inbox, Request},
     index::{Entry, Index},
     keeper::Group,
     log::{Log, Position, Segment},
-    model::{Appended, Outcome, StoredEvent},
+    model::{Appended, NewEvent, Outcome, StoredEvent},
     room::Room,
 };
 
@@ -138,14 +141,9 @@ impl Writer {
         let mut work = Work::default();
         let mut is_full = !batch.requests.is_empty() && self.is_full(now)?;
         for request in batch.requests {
-            let Request {
-                events,
-                generation,
-                reply,
-            } = request;
-            let answer = match is_full {
-                true => Err(Error::DiskFull),
-                false => self.append(events, generation, &mut work),
+            let (reply, answer) = match is_full {
+                true => (request.reply, Err(Error::DiskFull)),
+                false => self.append(request, &mut work),
             };
             match &answer {
                 Ok(_) | Err(Error::Database(_)) => {}
@@ -165,23 +163,31 @@ impl Writer {
         Ok(self.room.is_low(now) || !self.log.takes_events()?)
     }
 
-    fn append(&mut self, events: Vec<Asked>, generation: u64, work: &mut Work) -> Answer {
-        let mut appended = Vec::with_capacity(events.len());
-        for asked in events {
-            appended.push(match self.recent.first(&asked, generation, &self.older)? {
-                Some(first) => Appended {
+    fn append(&mut self, request: Request, work: &mut Work) -> (Reply, Answer) {
+        let Request {
+            events,
+            firsts,
+            generation,
+            reply,
+        } = request;
+        let found = firsts.into_iter().chain(iter::repeat(None));
+        let appended = events.into_iter().zip(found).map(|(event, found)| {
+            let first = self.recent.first(&event, found, generation, &self.older)?;
+            match first {
+                Some(first) => Ok(Appended {
                     seq: first.seq,
                     n_targets: first.n_targets,
                     duplicate: true,
-                },
-                None => self.append_one(asked, work)?,
-            });
-        }
-        Ok(appended)
+                }),
+                None => self.append_one(event, work),
+            }
+        });
+        let answer = appended.collect();
+        (reply, answer)
     }
 
-    fn append_one(&mut self, asked: Asked, work: &mut Work) -> Result<Appended, Error> {
-        let event = StoredEvent::new(self.log.next_seq(), asked.event);
+    fn append_one(&mut self, event: NewEvent, work: &mut Work) -> Result<Appended, Error> {
+        let event = StoredEvent::new(self.log.next_seq(), event);
         let position = self.log.push_event(&event, &mut work.began)?;
         let first = First {
             seq: event.seq,
@@ -219,7 +225,7 @@ impl Writer {
             reply.send(answer).ok();
         }
         for (_, event) in &work.events {
-            if self.accepted.blocking_send(Arc::clone(event)).is_err() {
+            if !self.hand_on(Arc::clone(event)) {
                 // The driver has ended; the next run recovers the event.
                 break;
             }
@@ -234,6 +240,15 @@ impl Writer {
             outcomes: work.outcomes,
         };
         self.groups.send(group).map_err(|_| Error::Stopped)
+    }
+
+    /// Gives an event to the driver, and waits while that has too many. Whether it is there.
+    fn hand_on(&self, event: Arc<StoredEvent>) -> bool {
+        match self.accepted.try_send(event) {
+            Ok(()) => true,
+            Err(TrySendError::Full(event)) => self.accepted.blocking_send(event).is_ok(),
+            Err(TrySendError::Closed(_)) => false,
+        }
     }
 }
 
