@@ -9,10 +9,13 @@ use hookfleet_contract::{partition::UNORDERED, time::Timestamp};
 
 use super::command::Waiting;
 
-/// A new delivery joins the head up to this length; beyond, it goes to disk.
-pub(crate) const HEAD_MAX: usize = 32;
-/// The head is filled from disk when it is down to half, with at most this many at once.
-pub(crate) const LOAD_MAX: usize = HEAD_MAX / 2;
+/// A new delivery joins the head up to this length while memory is plenty; beyond, it goes to disk.
+pub(crate) const HEAD_MAX: usize = 4096;
+/// The head is filled from disk when it is down to this,
+const HEAD_LOW: usize = 16;
+/// with at most this many at once; fewer when memory is scarce.
+pub(crate) const LOAD_MAX: usize = 256;
+pub(crate) const LOAD_MIN: usize = 16;
 /// All of what is on disk.
 pub(crate) const ALWAYS: Timestamp = Timestamp(u64::MAX);
 
@@ -73,9 +76,7 @@ impl Queue {
 
     /// Whether the head wants more from disk that is due.
     pub(crate) fn wants(&self, now: Timestamp) -> bool {
-        !self.loading
-            && self.head.len() <= HEAD_MAX - LOAD_MAX
-            && self.next_due.is_some_and(|due| due <= now)
+        !self.loading && self.head.len() <= HEAD_LOW && self.next_due.is_some_and(|due| due <= now)
     }
 
     /// When one may start by the passing of time alone.

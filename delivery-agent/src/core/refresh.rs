@@ -4,8 +4,8 @@
 use hookfleet_contract::time::Timestamp;
 
 use super::{
-    Alarm, Command, Core, QueueId, Wait,
-    queue::{ALWAYS, LOAD_MAX},
+    Alarm, Command, Core, HEADS_MAX, QueueId, Wait,
+    queue::{ALWAYS, LOAD_MAX, LOAD_MIN},
     subscription::{Obstacle, Phase, Place, Review},
     tables::Left,
 };
@@ -53,6 +53,8 @@ impl Core {
             Phase::Live(_) => now,
             Phase::Ended => ALWAYS,
         };
+        let roomy = self.n_in_memory < HEADS_MAX;
+        let limit = if roomy { LOAD_MAX } else { LOAD_MIN };
         while let Some(partition) = subscription.next_hungry(until) {
             subscription.queue(partition).loading = true;
             subscription.queue(partition).next_due = None;
@@ -62,7 +64,7 @@ impl Core {
                     partition,
                 },
                 until,
-                limit: LOAD_MAX,
+                limit,
             });
         }
     }
