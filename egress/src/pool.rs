@@ -19,8 +19,8 @@ use crate::connection::Connection;
 
 /// A name may point elsewhere by then.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// As many as a subscription may have in flight by default.
-const MAX_IDLE_PER_KEY: usize = 64;
+/// As many as a subscription may have in flight: whoever needs them has them again in a moment.
+const MAX_IDLE_PER_KEY: usize = 1000;
 /// Each costs a descriptor and some 20 KiB.
 const MAX_IDLE_IN_ALL: usize = 4096;
 

@@ -10,7 +10,7 @@ use hookfleet_contract::{partition::UNORDERED, time::Timestamp};
 use super::command::Waiting;
 
 /// A new delivery joins the head up to this length while memory is plenty; beyond, it goes to disk.
-pub(crate) const HEAD_MAX: usize = 4096;
+pub(crate) const HEAD_MAX: usize = 16_384;
 /// The head is filled from disk when it is down to this,
 const HEAD_LOW: usize = 16;
 /// with at most this many at once; fewer when memory is scarce.
