@@ -6,6 +6,7 @@
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
 pub mod filter;
+mod intake;
 pub mod listener;
 pub mod page;
 pub mod readiness;

@@ -3,7 +3,10 @@
 
 use std::convert::Infallible;
 
-use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Router, extract::State, http::StatusCode, middleware::map_request, response::IntoResponse,
+    routing::get,
+};
 use hookfleet_proto::DESCRIPTORS;
 use tonic::{
     body::Body,
@@ -13,7 +16,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
-use crate::{readiness::Readiness, transcode};
+use crate::{intake::Intake, readiness::Readiness, transcode};
 
 /// What a process serves.
 #[derive(Debug)]
@@ -87,15 +90,20 @@ impl Services {
 
         let grpc = self.routes.routes().prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
+        let intake = Intake::new(DESCRIPTORS).map_err(transcode::Error::from)?;
+        let meter = map_request(move |request| {
+            let metered = intake.meter(request);
+            async move { metered }
+        });
         let probes = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
             .with_state(self.readiness);
-        Ok(probes.merge(
-            grpc.into_axum_router()
-                .reset_fallback()
-                .fallback_service(json),
-        ))
+        let api = grpc
+            .into_axum_router()
+            .reset_fallback()
+            .fallback_service(json);
+        Ok(probes.merge(api.layer(meter)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod engine;
 mod first_callback;
 mod fleet;
 mod ledger;

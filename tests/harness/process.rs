@@ -108,6 +108,11 @@ impl Process {
             .connect_lazy()
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`: nothing is said, nothing is flushed.
     pub fn kill(mut self) {
         self.child.kill().expect("the process can be killed");

@@ -9,10 +9,12 @@ use hookfleet_proto::{
     cloudevents::CloudEvent,
     v1::{
         self, PublishAck, PublishCredit, PublishRequest, PublishResponse, PublishResult,
-        PublishStreamRequest, PublishStreamResponse, publish_result,
-        publish_stream_response::Message, publisher_service_server::PublisherService,
+        PublishStreamRequest, PublishStreamResponse, publish_result, publish_stream_response,
+        publisher_service_server::PublisherService,
     },
 };
+use prost::Message;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -25,6 +27,8 @@ use crate::{
 const MAX_EVENTS: usize = 1000;
 /// The most events of one stream without an acknowledgement.
 const MAX_OUTSTANDING: usize = 1024;
+/// The most bytes of events without an acknowledgement, over all streams.
+const MAX_OUTSTANDING_BYTES: usize = 64 << 20;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -32,6 +36,7 @@ pub struct Publisher {
     ingest: Arc<Ingest>,
     ready: CancellationToken,
     draining: CancellationToken,
+    outstanding: Arc<Semaphore>,
 }
 
 // === impl Publisher ===
@@ -44,6 +49,7 @@ impl Publisher {
             ingest: Arc::new(ingest),
             ready,
             draining,
+            outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING_BYTES)),
         }
     }
 
@@ -115,14 +121,24 @@ impl PublisherService for Publisher {
         self.check_open()?;
         let service = self.clone();
         let mut parent: Arc<str> = "".into();
-        let credit = Message::Credit(PublishCredit {
+        let credit = publish_stream_response::Message::Credit(PublishCredit {
             max_outstanding_events: i32::try_from(MAX_OUTSTANDING).unwrap_or(i32::MAX),
         });
         let draining = self.draining.clone().cancelled_owned();
+        let outstanding = Arc::clone(&self.outstanding);
         let acks = request
             .into_inner()
             .take_until(draining)
-            .map(move |request| {
+            // Reads no further while the events of all streams are too many.
+            .then(move |request| {
+                let outstanding = Arc::clone(&outstanding);
+                let n_bytes = request.as_ref().map_or(0, Message::encoded_len);
+                async move {
+                    let n_bytes = u32::try_from(n_bytes).unwrap_or(u32::MAX);
+                    (request, outstanding.acquire_many_owned(n_bytes).await)
+                }
+            })
+            .map(move |(request, held)| {
                 let service = service.clone();
                 if let Ok(request) = &request
                     && !request.parent.is_empty()
@@ -130,7 +146,11 @@ impl PublisherService for Publisher {
                     parent = request.parent.as_str().into();
                 }
                 let parent = Arc::clone(&parent);
-                async move { Ok(Message::Ack(service.publish_one(parent, request?).await)) }
+                async move {
+                    let ack = service.publish_one(parent, request?).await;
+                    drop(held);
+                    Ok(publish_stream_response::Message::Ack(ack))
+                }
             })
             // Reads no further than this many without an acknowledgement.
             .buffered(MAX_OUTSTANDING);

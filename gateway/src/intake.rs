@@ -1,0 +1,162 @@
+//! How much of all requests together may be in memory while they arrive. A request that finds no
+//! room is refused with advice; those that stream are bounded by whoever reads them.
+//!
+//! **Invariant:** what is held is given back when the request has been read, or is gone.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{BoxError, body::Body};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use prost_reflect::{DescriptorError, DescriptorPool};
+use tonic::Status;
+
+use crate::status::ApiError;
+
+/// The most bytes of requests that have arrived in part.
+const MAX_BYTES: usize = 128 << 20;
+/// When to come back: about as long as it takes to store what is here.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The room for requests; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Intake {
+    used: Arc<AtomicUsize>,
+    /// The paths of methods whose requests are streams.
+    streams: Arc<HashSet<String>>,
+}
+
+/// A request's body that takes room as it arrives.
+struct Metered {
+    body: Body,
+    used: Arc<AtomicUsize>,
+    held: usize,
+}
+
+// === impl Intake ===
+
+impl Intake {
+    /// Room for the requests of the API in `descriptors`.
+    ///
+    /// # Errors
+    /// If the descriptors cannot be read.
+    pub(crate) fn new(descriptors: &[u8]) -> Result<Self, DescriptorError> {
+        let pool = DescriptorPool::decode(descriptors)?;
+        let methods = pool.services().flat_map(|service| {
+            let name = service.full_name().to_owned();
+            let methods: Vec<_> = service.methods().collect();
+            methods.into_iter().map(move |it| (name.clone(), it))
+        });
+        let streams = methods
+            .filter(|(_, it)| it.is_client_streaming())
+            .map(|(service, it)| format!("/{service}/{}", it.name()));
+        Ok(Self {
+            used: Arc::default(),
+            streams: Arc::new(streams.collect()),
+        })
+    }
+
+    /// The request with a body that takes room.
+    pub(crate) fn meter(&self, request: http::Request<Body>) -> http::Request<Body> {
+        if self.streams.contains(request.uri().path()) {
+            return request;
+        }
+        request.map(|body| {
+            Body::new(Metered {
+                body,
+                used: Arc::clone(&self.used),
+                held: 0,
+            })
+        })
+    }
+}
+
+// === impl Metered ===
+
+impl HttpBody for Metered {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.held += data.len();
+            let before = self.used.fetch_add(data.len(), Ordering::Relaxed);
+            if before + data.len() > MAX_BYTES {
+                let message = "too many requests are arriving at once";
+                let status = Status::from(ApiError::exhausted("OVERLOADED", message, PAUSE));
+                return Poll::Ready(Some(Err(status.into())));
+            }
+        }
+        Poll::Ready(frame.map(|it| it.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hookfleet_proto::DESCRIPTORS;
+    use http_body_util::BodyExt as _;
+    use tonic::Code;
+
+    use super::*;
+
+    fn request(path: &str, n_bytes: usize) -> http::Request<Body> {
+        let body = Body::from(vec![0; n_bytes]);
+        http::Request::post(path).body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn room_is_taken_while_a_request_arrives_and_given_back() {
+        let intake = Intake::new(DESCRIPTORS).unwrap();
+        let path = "/hookfleet.v1.PublisherService/Publish";
+        let mut large = intake.meter(request(path, MAX_BYTES));
+        large.body_mut().frame().await.unwrap().unwrap();
+
+        let mut refused = intake.meter(request(path, 1));
+        let error = refused.body_mut().frame().await.unwrap().unwrap_err();
+        let status = Status::from_error(error.into_inner());
+        assert_eq!(status.code(), Code::ResourceExhausted);
+
+        drop((large, refused));
+        let mut next = intake.meter(request(path, 1));
+        next.body_mut().frame().await.unwrap().unwrap();
+        assert_eq!(intake.used.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn streams_are_not_counted() {
+        let intake = Intake::new(DESCRIPTORS).unwrap();
+        let path = "/hookfleet.v1.PublisherService/PublishStream";
+        let mut stream = intake.meter(request(path, 10));
+        stream.body_mut().frame().await.unwrap().unwrap();
+        assert_eq!(intake.used.load(Ordering::Relaxed), 0);
+    }
+}
