@@ -6,5 +6,6 @@ mod engine;
 mod first_callback;
 mod fleet;
 mod ledger;
+mod power;
 mod readme;
 mod safety;

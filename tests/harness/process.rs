@@ -119,6 +119,14 @@ impl Process {
         self.child.wait().expect("the process has ended");
     }
 
+    /// `kill -9` of a process whose disk has failed, which it may have said.
+    pub fn kill_expecting_errors(mut self) {
+        drop(self.child.kill());
+        self.child.wait().expect("the process has ended");
+        // Its last lines are read when the pipe ends; they are not an accusation.
+        self.errors = Arc::default();
+    }
+
     /// SIGTERM, and what the process made of it.
     pub async fn terminate(mut self) -> std::process::ExitStatus {
         let pid = Pid::from_raw(self.child.id().cast_signed());

@@ -1,0 +1,182 @@
+//! Power cuts (rows F8 and F9 of the fault matrix): a disk of its own, an ext4 image behind a loop
+//! device, forgets everything that was not synced, in the middle of the work. What was acknowledged is
+//! there afterwards.
+//!
+//! It takes root and loop devices. Where they are not there it says so, loudly, and does nothing.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hookfleet_proto::v1::publish_result;
+use tonic::transport::Channel;
+
+use crate::harness::{
+    api::{create_tenant, event, publish, subscribe_in_force, to},
+    eventually,
+    process::standalone,
+    receiver::Receiver,
+};
+
+const ROUNDS: usize = 6;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// `FS_IOC_SHUTDOWN` without flushing anything, the log of the file system included.
+const CUT: &str = "import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_power_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::new(dir.path()) else {
+        return;
+    };
+    let receiver = Receiver::start().await;
+    let acked = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut n_unknown = 0;
+    for round in 0..ROUNDS {
+        disk.mount();
+        let server = standalone(&disk.mount_point.join("data"));
+        if round == 0 {
+            create_tenant(&server.channel(), "acme").await;
+            let subscription = to(receiver.url("hook"));
+            subscribe_in_force(&server.channel(), "acme", "hook", subscription).await;
+        }
+        let publishers: Vec<_> = (0..4)
+            .map(|publisher| {
+                let label = format!("{round}-{publisher}");
+                tokio::spawn(publish_until_cut(
+                    server.channel(),
+                    label,
+                    Arc::clone(&acked),
+                ))
+            })
+            .collect();
+        let before = acked.lock().unwrap().len();
+        eventually("some acknowledgements", PATIENCE, || async {
+            let n = acked.lock().unwrap().len() - before;
+            (n > 100 + 150 * round).then_some(()).ok_or(n)
+        })
+        .await;
+        disk.cut();
+        server.kill_expecting_errors();
+        for publisher in publishers {
+            n_unknown += publisher.await.unwrap();
+        }
+        disk.unmount();
+    }
+    assert!(
+        n_unknown > 0,
+        "no publish was under way when the power was cut"
+    );
+    disk.mount();
+    let server = standalone(&disk.mount_point.join("data"));
+    let acked = acked.lock().unwrap().clone();
+    eventually("everything acknowledged", PATIENCE, || async {
+        let received = receiver.received_at("hook");
+        let received: BTreeSet<String> = received
+            .iter()
+            .filter_map(|it| Some(it.json()["id"].as_str()?.to_owned()))
+            .collect();
+        let missing: Vec<_> = acked.difference(&received).take(5).cloned().collect();
+        missing.is_empty().then_some(()).ok_or(missing)
+    })
+    .await;
+    assert!(server.terminate().await.success());
+    disk.unmount();
+}
+
+/// Publishes until it fails; returns how many events have an unknown fate.
+async fn publish_until_cut(
+    channel: Channel,
+    label: String,
+    acked: Arc<Mutex<BTreeSet<String>>>,
+) -> usize {
+    for number in 0.. {
+        let ids: Vec<String> = (0..5).map(|it| format!("{label}-{number}-{it}")).collect();
+        let events = ids.iter().map(|id| event(id, "a.b", "{\"power\":true}"));
+        match publish(&channel, "acme", events.collect()).await {
+            Ok(results) => {
+                let mut acked = acked.lock().unwrap();
+                for (id, result) in ids.into_iter().zip(results) {
+                    assert!(matches!(result, publish_result::Result::Receipt(_)));
+                    acked.insert(id);
+                }
+            }
+            Err(_) => return ids.len(),
+        }
+    }
+    0
+}
+
+/// An ext4 of its own.
+struct Disk {
+    image: PathBuf,
+    mount_point: PathBuf,
+}
+
+impl Disk {
+    /// `None`, with a word about it, where this machine does not permit one.
+    fn new(dir: &Path) -> Option<Self> {
+        let disk = Self {
+            image: dir.join("disk.img"),
+            mount_point: dir.join("disk"),
+        };
+        std::fs::create_dir(&disk.mount_point).unwrap();
+        let file = std::fs::File::create(&disk.image).unwrap();
+        file.set_len(1 << 30).unwrap();
+        let made = run("mkfs.ext4", &["-q", "-F", text(&disk.image)]);
+        let mounted = made.and_then(|_| disk.try_mount());
+        if let Err(why) = mounted {
+            eprintln!(
+                "SKIPPED: no power is cut, because this machine has no loop device for us: {why}"
+            );
+            return None;
+        }
+        disk.unmount();
+        Some(disk)
+    }
+
+    fn try_mount(&self) -> Result<Output, String> {
+        let (image, point) = (text(&self.image), text(&self.mount_point));
+        run("mount", &["-o", "loop", image, point])
+    }
+
+    fn mount(&self) {
+        self.try_mount().unwrap();
+    }
+
+    fn unmount(&self) {
+        run("umount", &[text(&self.mount_point)]).unwrap();
+    }
+
+    /// From here on nothing reaches the disk, and what was not synced never did.
+    fn cut(&self) {
+        run("python3", &["-c", CUT, text(&self.mount_point)]).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _not_mounted = run("umount", &["-l", text(&self.mount_point)]);
+    }
+}
+
+fn run(command: &str, arguments: &[&str]) -> Result<Output, String> {
+    let output = Command::new(command).args(arguments).output();
+    let output = output.map_err(|error| format!("{command}: {error}"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(format!(
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
