@@ -55,15 +55,15 @@ impl Names {
     ///
     /// # Cancel safety
     /// Who is dropped while asking leaves the question to the next who waits.
-    pub(crate) async fn answer(
+    pub(crate) async fn answer<F: Future<Output = (Answer, Duration)>>(
         &self,
         tenant: &TenantId,
         name: &str,
-        ask: impl Future<Output = (Answer, Duration)>,
+        ask: impl FnOnce() -> F,
     ) -> Answer {
         let cell = self.cell(tenant, name, Instant::now())?;
         let answered = cell.get_or_init(|| async {
-            let (answer, time_to_live) = ask.await;
+            let (answer, time_to_live) = ask().await;
             (answer, Instant::now() + time_to_live)
         });
         answered.await.0.clone()
@@ -138,7 +138,7 @@ mod tests {
     async fn an_answer_is_good_for_its_time_and_for_its_tenant() {
         let (names, n_asked) = (Names::default(), AtomicUsize::new(0));
         let ask = |tenant, name| {
-            let asking = asking(&n_asked, Duration::ZERO);
+            let asking = || asking(&n_asked, Duration::ZERO);
             let (names, tenant) = (&names, id(tenant));
             async move { names.answer(&tenant, name, asking).await }
         };
@@ -164,7 +164,7 @@ mod tests {
         let (names, n_asked) = (Names::default(), AtomicUsize::new(0));
         let acme = id("acme");
         let want = || {
-            let asking = asking(&n_asked, Duration::from_secs(1));
+            let asking = || asking(&n_asked, Duration::from_secs(1));
             names.answer(&acme, "a.example.com", asking)
         };
         tokio::select! {
@@ -183,11 +183,11 @@ mod tests {
         let (names, n_asked) = (Names::default(), AtomicUsize::new(0));
         let (flood, acme) = (id("flood"), id("acme"));
         let asking = || asking(&n_asked, Duration::ZERO);
-        assert!(names.answer(&acme, "a.example.com", asking()).await.is_ok());
+        assert!(names.answer(&acme, "a.example.com", asking).await.is_ok());
         let mut n_refused = 0;
         for number in 0..1_000_000 {
             let name = format!("{number}.example.com");
-            let answer = names.answer(&flood, &name, asking()).await;
+            let answer = names.answer(&flood, &name, asking).await;
             n_refused += u32::from(matches!(answer, Err(Error::TooMany)));
         }
         // As many as fit into the burst; the clock stands still.
@@ -195,12 +195,12 @@ mod tests {
         for number in 0..20_000 {
             advance(QUESTION_PERIOD).await;
             let name = format!("more-{number}.example.com");
-            assert!(names.answer(&flood, &name, asking()).await.is_ok());
+            assert!(names.answer(&flood, &name, asking).await.is_ok());
         }
         let n_names = names.lock().n_names;
         assert!(n_names <= MAX_NAMES_PER_TENANT + 1, "{n_names}");
         let n_before = n_asked.load(Ordering::Relaxed);
-        assert!(names.answer(&acme, "a.example.com", asking()).await.is_ok());
+        assert!(names.answer(&acme, "a.example.com", asking).await.is_ok());
         assert_eq!(
             n_asked.load(Ordering::Relaxed),
             n_before,

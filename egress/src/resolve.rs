@@ -119,7 +119,8 @@ impl Resolver {
             Host::Ipv6(address) => self.judge(&[IpAddr::V6(*address)], port),
             Host::Domain(name) if name == "localhost" => self.judge(&LOOPBACK, port),
             Host::Domain(name) => {
-                let answer = self.names.answer(tenant, name, self.look_up(name)).await;
+                let ask = || Box::pin(self.look_up(name));
+                let answer = self.names.answer(tenant, name, ask).await;
                 self.judge(&answer?, port)
             }
         }
