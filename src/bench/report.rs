@@ -27,10 +27,10 @@ pub(super) struct Report {
     pub(super) deliveries_per_second: f64,
     /// Posts of the bare client.
     pub(super) bare_per_second: f64,
-    /// Deliveries to bare posts: the median of each round's.
-    pub(super) ratio: f64,
+    /// Deliveries to bare posts: the median of each round's; absent where the rate is fixed.
+    pub(super) ratio: Option<f64>,
     /// The smallest and the largest of the rounds.
-    pub(super) ratio_range: (f64, f64),
+    pub(super) ratio_range: Option<(f64, f64)>,
     pub(super) cpu_micros_per_delivery: f64,
     pub(super) bare_cpu_micros_per_post: f64,
     pub(super) written_bytes_per_event: f64,
@@ -89,19 +89,19 @@ impl Report {
         peak_resident_bytes: u64,
     ) -> Self {
         let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value).collect());
-        let ratio = |it: &Round| it.deliveries_per_second / it.bare_per_second.max(1.0);
-        let ratios = || rounds.iter().map(ratio);
+        let with_bare = rounds.iter().filter(|it| it.bare_per_second > 0.0);
+        let ratios = with_bare.map(|it| it.deliveries_per_second / it.bare_per_second);
+        let mut ratios: Vec<f64> = ratios.collect();
+        ratios.sort_by(f64::total_cmp);
+        let range = ratios.first().copied().zip(ratios.last().copied());
         Self {
             scenario,
             payload_bytes,
             events_per_second: of(|it| it.events_per_second),
             deliveries_per_second: of(|it| it.deliveries_per_second),
             bare_per_second: of(|it| it.bare_per_second),
-            ratio: median(ratios().collect()),
-            ratio_range: (
-                ratios().fold(f64::MAX, f64::min),
-                ratios().fold(0.0, f64::max),
-            ),
+            ratio: (!ratios.is_empty()).then(|| median(ratios)),
+            ratio_range: range,
             cpu_micros_per_delivery: of(|it| it.cpu_micros_per_delivery),
             bare_cpu_micros_per_post: of(|it| it.bare_cpu_micros_per_post),
             written_bytes_per_event: of(|it| it.written_bytes_per_event),
@@ -135,10 +135,10 @@ pub(super) fn print(reports: &[Report]) {
             format!("{:.0}", it.events_per_second),
             format!("{:.0}", it.deliveries_per_second),
             format!("{:.0}", it.bare_per_second),
-            format!(
-                "{:.2} ({:.2}-{:.2})",
-                it.ratio, it.ratio_range.0, it.ratio_range.1
-            ),
+            match (it.ratio, it.ratio_range) {
+                (Some(ratio), Some((from, to))) => format!("{ratio:.2} ({from:.2}-{to:.2})"),
+                (_, _) => "-".to_owned(),
+            },
             format!("{:.0}", it.cpu_micros_per_delivery),
             format!("{:.0}", it.bare_cpu_micros_per_post),
             format!("{:.0}", it.written_bytes_per_event),
@@ -196,10 +196,12 @@ mod tests {
         };
         let rounds = vec![round(60.0, 100.0), round(20.0, 40.0), round(90.0, 100.0)];
         let report = Report::new("x", 1, rounds, 7);
-        assert!((report.ratio - 0.6).abs() < 1e-9);
+        assert!((report.ratio.unwrap() - 0.6).abs() < 1e-9);
         assert!((report.deliveries_per_second - 60.0).abs() < 1e-9);
-        assert!((report.ratio_range.0 - 0.5).abs() < 1e-9);
-        assert!((report.ratio_range.1 - 0.9).abs() < 1e-9);
+        let (from, to) = report.ratio_range.unwrap();
+        assert!((from - 0.5).abs() < 1e-9 && (to - 0.9).abs() < 1e-9);
+        let fixed_rate = Report::new("x", 1, vec![round(50.0, 0.0)], 7);
+        assert_eq!(fixed_rate.ratio, None);
     }
 
     #[test]
