@@ -121,6 +121,21 @@ fn loopback_is_open_only_to_those_who_ask_and_nothing_else_is() {
     }
 }
 
+/// Addresses come and go while the process runs.
+#[tokio::test]
+async fn this_machines_addresses_are_refused_as_they_change() {
+    let resolver = Resolver::scripted(policy(""), |_| vec!["93.184.215.14".parse().unwrap()]);
+    let target = Target::parse("https://h.example.com/", &Rules::default()).unwrap();
+    let is_callable = async || resolver.resolve(&acme(), &target).await.is_ok();
+    assert!(is_callable().await);
+    resolver.set_machine(vec!["93.184.215.14".parse().unwrap()]);
+    assert!(!is_callable().await);
+    resolver.set_machine(Vec::new());
+    assert!(is_callable().await);
+    let own = Target::parse("https://5.9.1.1/", &Rules::default()).unwrap();
+    assert!(resolver.resolve(&acme(), &own).await.is_err(), "configured");
+}
+
 proptest! {
     #[test]
     fn our_own_nat64_is_judged_by_what_it_carries(bits: u32) {
