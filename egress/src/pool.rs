@@ -136,19 +136,22 @@ mod tests {
     async fn what_waits_is_bounded_and_does_not_wait_for_ever() {
         let pool = Pool::default();
         let mut peers = Vec::new();
-        for number in 0..5000 {
+        for number in 0..6000 {
             // All of one key, then one of each.
             let (connection, peer) = connection().await;
-            pool.put(key(number.max(100)), connection, Instant::now());
+            pool.put(key(number.max(2000)), connection, Instant::now());
             peers.push(peer);
         }
-        assert_eq!(pool.lock().by_key[&key(100)].len(), MAX_IDLE_PER_KEY);
+        assert_eq!(pool.lock().by_key[&key(2000)].len(), MAX_IDLE_PER_KEY);
         assert_eq!(pool.lock().n_connections, MAX_IDLE_IN_ALL);
         advance(MAX_IDLE / 2).await;
         pool.sweep(Instant::now());
         assert_eq!(pool.lock().n_connections, MAX_IDLE_IN_ALL);
         advance(MAX_IDLE / 2).await;
-        assert!(pool.take(&key(100), &[address()], Instant::now()).is_none());
+        assert!(
+            pool.take(&key(2000), &[address()], Instant::now())
+                .is_none()
+        );
         pool.sweep(Instant::now());
         assert_eq!(pool.lock().n_connections, 0);
         assert!(pool.lock().by_key.is_empty());
