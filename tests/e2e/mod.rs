@@ -3,6 +3,7 @@
 mod bench;
 mod command;
 mod engine;
+mod faults;
 mod first_callback;
 mod fleet;
 mod ledger;

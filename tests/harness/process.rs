@@ -127,6 +127,15 @@ impl Process {
         self.errors = Arc::default();
     }
 
+    /// Waits for a process that ends because its disk has failed, which it may have said.
+    pub async fn ended_by_itself(mut self) -> std::process::ExitStatus {
+        let waiting = tokio::task::spawn_blocking(move || (self.child.wait(), self));
+        let ended = tokio::time::timeout(PATIENCE, waiting).await;
+        let (status, mut process) = ended.expect("the process ends in time").expect("no panic");
+        process.errors = Arc::default();
+        status.expect("the process has ended")
+    }
+
     /// SIGTERM, and what the process made of it.
     pub async fn terminate(mut self) -> std::process::ExitStatus {
         let pid = Pid::from_raw(self.child.id().cast_signed());
