@@ -50,9 +50,10 @@ impl Running {
     /// Says where it listens and runs until a signal, or until a part of it fails. A second signal
     /// ends the process at once; what was acknowledged is durable at any time.
     pub(crate) async fn until_signal(mut self) -> anyhow::Result<()> {
-        output::line(format_args!("listening on http://{}", self.address));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // Whoever reads this may end it at once, and in order.
+        output::line(format_args!("listening on http://{}", self.address));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
