@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "hookfleet/v1/tenant.proto",
     "hookfleet/v1/subscription.proto",
     "hookfleet/v1/publisher.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 7] = [
     "hookfleet/v1/fleet.proto",
     "hookfleet/fleet/v1/sync.proto",
     "hookfleet/fleet/v1/stored.proto",
+    "hookfleet/fleet/v1/relay.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

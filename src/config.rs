@@ -78,6 +78,8 @@ pub(crate) struct Agent {
     pub(crate) data_dir: PathBuf,
     /// Unique in the fleet; made at the first start and kept in `data_dir` if empty.
     pub(crate) agent_id: String,
+    /// Its share of the slots, beside the weights of other agents: 1 to 10000.
+    pub(crate) weight: u16,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -179,6 +181,7 @@ impl Default for Agent {
             control_plane: vec!["http://127.0.0.1:7070".to_owned()],
             data_dir: "hookfleet-agent-data".into(),
             agent_id: String::new(),
+            weight: 100,
             delivery: Delivery::default(),
         }
     }
@@ -222,6 +225,9 @@ impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(urls("control_plane", &self.control_plane));
+        if !(1..=10_000).contains(&self.weight) {
+            problems.push("weight: must be 1 to 10000".to_owned());
+        }
         if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
             problems
                 .push("advertise: is required when the agent listens on all addresses".to_owned());

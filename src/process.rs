@@ -100,7 +100,7 @@ impl Standalone {
         let identity =
             Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
         let own = format!("http://{address}");
-        let agent = build_agent(identity, own.clone(), &[own], &data_dir, &delivery).await?;
+        let agent = build_agent(identity, own.clone(), 100, &[own], &data_dir, &delivery).await?;
         let services = Services::new(readiness.clone())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -166,6 +166,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     let agent = build_agent(
         identity,
         advertise,
+        config.weight,
         &config.control_plane,
         &config.data_dir,
         &config.delivery,
@@ -265,6 +266,7 @@ impl Parts {
 async fn build_agent(
     identity: Identity,
     address: String,
+    weight: u16,
     control_planes: &[String],
     data_dir: &Path,
     delivery: &config::Delivery,
@@ -285,6 +287,7 @@ async fn build_agent(
     let config = app::Config {
         identity,
         address,
+        weight,
         control_planes: control_planes
             .iter()
             .map(endpoint)

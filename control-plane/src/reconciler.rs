@@ -17,7 +17,7 @@ use crate::{
     api::Api,
     cache::Contents,
     keys,
-    placement::{self, Absences, Problem},
+    placement::{self, Absences, Member, Problem},
     store::{Error, Outcome, Revision, Txn},
 };
 
@@ -75,12 +75,21 @@ async fn reconcile(api: &Api, absences: &mut Absences) -> Result<(), Error> {
     Ok(())
 }
 
-fn observe(contents: &Contents) -> (BTreeMap<AgentId, String>, Arc<SlotTable>, Revision) {
+fn observe(contents: &Contents) -> (BTreeMap<AgentId, Member>, Arc<SlotTable>, Revision) {
     let agents = contents
         .with_prefix(keys::AGENTS)
         .filter_map(|(key, item)| {
-            let agent = key.strip_prefix(keys::AGENTS)?.parse().ok()?;
-            Some((agent, StoredAgent::decode(item.value.clone()).ok()?.address))
+            let id = key.strip_prefix(keys::AGENTS)?.parse().ok()?;
+            let agent = StoredAgent::decode(item.value.clone()).ok()?;
+            let weight = u32::try_from(agent.weight)
+                .ok()
+                .filter(|weight| *weight > 0);
+            let member = Member {
+                address: agent.address,
+                weight: weight.unwrap_or(placement::DEFAULT_WEIGHT),
+                leftovers: agent.leftovers.unwrap_or_default(),
+            };
+            Some((id, member))
         });
     (
         agents.collect(),

@@ -46,6 +46,8 @@ pub struct Config {
     pub identity: Identity,
     /// Where publishers reach it: `http://host:port`.
     pub address: String,
+    /// Its share of the slots, beside the weights of other agents.
+    pub weight: u16,
     /// Control planes, tried in turn.
     pub control_planes: Vec<Endpoint>,
     /// Where everything durable is kept.
@@ -189,6 +191,7 @@ impl Agent {
                 agent_id: config.identity.agent_id.to_string(),
                 incarnation: format!("{:032x}", rand::random::<u128>()),
                 address: config.address,
+                weight: config.weight.into(),
             },
             mirror,
             snapshots,

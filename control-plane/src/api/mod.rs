@@ -63,22 +63,33 @@ impl Api {
             .read(|contents| placement::owner(contents.slot_table(), slot).cloned())
     }
 
-    /// Whether the owner of its slot has this version of a subscription in force: it has answered to it here, or to
-    /// another control plane that has noted it.
+    /// Whether events published from now on match this version of a subscription: the owner of its slot has it in force,
+    /// and who owned the slot before, if that one is there, knows that it no longer does.
     pub(crate) fn is_applied(&self, name: &SubscriptionName, mod_revision: Revision) -> bool {
         let slot = slot_of(&name.tenant, self.slot_count).0;
-        let Some(owner) = self
-            .owner(slot)
-            .and_then(|it| it.agent_id.parse::<AgentId>().ok())
+        let (owner, previous, slots_revision) = self.cache.read(|contents| {
+            let table = contents.slot_table();
+            let id = |it: Option<&SlotOwner>| it.and_then(|it| it.agent_id.parse::<AgentId>().ok());
+            (
+                id(placement::owner(table, slot)),
+                id(placement::previous(table, slot)),
+                contents.slots_revision(),
+            )
+        });
+        let Some((owner, applied)) = owner.and_then(|it| Some((it.clone(), self.applied(&it)?)))
         else {
             return false;
         };
-        let here = self.fleet(|fleet| fleet.get(&owner).map(|agent| agent.applied));
-        let applied = here.or_else(|| self.noted(&owner).map(|agent| agent.applied_revision));
         let name = name.to_string();
-        applied.is_some_and(|applied| {
-            self.fleet(|fleet| fleet.has_applied(&owner, applied, &name, mod_revision))
-        })
+        let has_it = self.fleet(|fleet| fleet.has_applied(&owner, applied, &name, mod_revision));
+        let previous = previous.and_then(|it| self.applied(&it));
+        has_it && previous.is_none_or(|applied| applied >= slots_revision)
+    }
+
+    /// How far an agent is: it has answered here, or to another control plane that has noted it.
+    fn applied(&self, agent: &AgentId) -> Option<Revision> {
+        let here = self.fleet(|fleet| fleet.get(agent).map(|agent| agent.applied));
+        here.or_else(|| self.noted(agent).map(|agent| agent.applied_revision))
     }
 
     fn noted(&self, id: &AgentId) -> Option<StoredAgent> {

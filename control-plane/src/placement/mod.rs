@@ -1,184 +1,185 @@
-//! Who owns which slots. Pure: agents and the last table go in, the next table comes out.
+//! Who owns which slots. Pure: agents and the last table go in, the next table comes out. What it promises and why is in
+//! the README beside it.
 //!
-//! Today one agent delivers for everybody: slots stay with their owner for as long as it is there, and slots without one
-//! all go to the same agent. Sharing them out evenly comes later, behind the same function.
-//!
-//! **Invariants:** a slot changes hands only when its owner is lost, and then its epoch grows; the version grows with
-//! every change; nothing changes twice for the same reason.
+//! **Invariants:** a slot changes hands only because its owner is lost or has more than its share, and then its epoch
+//! grows; no more slots move than must; a slot that somebody else still has deliveries of does not move again unless its
+//! owner is lost; the version grows with every change; nothing changes twice for the same reason.
 
 mod absence;
+mod quota;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hookfleet_contract::name::AgentId;
-use hookfleet_proto::fleet::{SlotOwner, SlotTable};
+use hookfleet_proto::fleet::{Leftovers, SlotTable};
+use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::absence::Absences;
+pub(crate) use self::{absence::Absences, table::owner, table::previous};
+use self::{quota::quotas, table::Placed};
+
+/// The weight of an agent that names none.
+pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 
 /// What is to be placed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Problem {
     /// How many slots there are.
     pub(crate) slot_count: u16,
-    /// The agents that are there, and where they take events.
-    pub(crate) agents: BTreeMap<AgentId, String>,
+    /// The agents that are there.
+    pub(crate) agents: BTreeMap<AgentId, Member>,
     /// Agents that have been away for too long.
     pub(crate) lost: BTreeSet<AgentId>,
 }
 
-/// The next table, unless `previous` is right as it is.
-pub(crate) fn solve(problem: &Problem, previous: &SlotTable) -> Option<SlotTable> {
-    let owners = owners(problem, previous);
-    // Without agents a lost owner stays: when it comes back it still has what waits there.
-    let heir = heir(problem, &owners)?;
-    let mut epochs = previous.epochs.clone();
-    epochs.resize(owners.len(), 0);
-    let mut next = Vec::with_capacity(owners.len());
-    for (owner, epoch) in owners.iter().zip(&mut epochs) {
-        match owner.filter(|owner| !is_lost(problem, &owner.agent_id)) {
-            Some(owner) => next.push(addressed(problem, owner)),
-            None => {
-                *epoch += 1;
-                next.push(heir.clone());
+/// An agent that is there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Member {
+    /// Where it takes events.
+    pub(crate) address: String,
+    /// Its share of the slots, beside the weights of others.
+    pub(crate) weight: u32,
+    /// What it still has of slots that it does not own, as it last said.
+    pub(crate) leftovers: Leftovers,
+}
+
+/// The next table, unless `last` is right as it is.
+pub(crate) fn solve(problem: &Problem, last: &SlotTable) -> Option<SlotTable> {
+    let mut placed = table::read(last, problem.slot_count);
+    for (slot, placed) in (0..).zip(&mut placed) {
+        let is_over = |agent: &mut AgentId| !problem.holds(agent, slot, last.version);
+        placed.previous.take_if(is_over);
+    }
+    if !problem.agents.is_empty() {
+        // Without agents a lost owner stays: when it comes back it still has what waits there.
+        for placed in &mut placed {
+            placed
+                .owner
+                .take_if(|owner| problem.lost.contains(owner) && !problem.is_there(owner));
+        }
+        let mut counts: BTreeMap<&AgentId, usize> =
+            problem.agents.keys().map(|id| (id, 0)).collect();
+        let n_kept_for_absent = place_kept(problem, &placed, &mut counts);
+        let quotas = quotas(placed.len() - n_kept_for_absent, &problem.agents, &counts);
+        shed(&mut placed, &mut counts, &quotas);
+        assign(&mut placed, &mut counts, &quotas);
+    }
+    let next = table::write(problem, &placed, last);
+    (next != *last).then_some(next)
+}
+
+// === impl Problem ===
+
+impl Problem {
+    fn is_there(&self, agent: &AgentId) -> bool {
+        self.agents.contains_key(agent)
+    }
+
+    /// Whether an agent may still have deliveries of a slot that it lost by this version of the table at the latest.
+    fn holds(&self, agent: &AgentId, slot: i32, version: i64) -> bool {
+        match self.agents.get(agent) {
+            Some(Member { leftovers, .. }) => {
+                leftovers.slot_table_version < version || leftovers.slots.contains(&slot)
             }
+            None => !self.lost.contains(agent),
         }
     }
-    let table = table(previous.version + 1, &next, epochs);
-    let is_same = table.owners == previous.owners
-        && table.slot_owners == previous.slot_owners
-        && table.epochs == previous.epochs;
-    (!is_same).then_some(table)
 }
 
-/// The owner of a slot.
-pub(crate) fn owner(table: &SlotTable, slot: u16) -> Option<&SlotOwner> {
-    let index = usize::try_from(*table.slot_owners.get(usize::from(slot))?).ok()?;
-    table.owners.get(index.checked_sub(1)?)
-}
-
-fn owners<'a>(problem: &Problem, previous: &'a SlotTable) -> Vec<Option<&'a SlotOwner>> {
-    (0..problem.slot_count)
-        .map(|slot| owner(previous, slot))
-        .collect()
-}
-
-/// Who takes the slots that nobody has: the agent that has most of the others already, else the first by name.
-fn heir(problem: &Problem, owners: &[Option<&SlotOwner>]) -> Option<SlotOwner> {
-    let mut n_slots: BTreeMap<&str, usize> = BTreeMap::new();
-    for owner in owners.iter().copied().flatten() {
-        *n_slots.entry(&owner.agent_id).or_default() += 1;
+/// Counts the slots of the agents that are there. Answers how many are kept for agents that are away.
+fn place_kept<'a>(
+    problem: &'a Problem,
+    placed: &[Placed],
+    counts: &mut BTreeMap<&'a AgentId, usize>,
+) -> usize {
+    let mut n_absent = 0;
+    for owner in placed.iter().filter_map(|it| it.owner.as_ref()) {
+        match counts.get_mut(owner) {
+            Some(count) => *count += 1,
+            None if problem.is_there(owner) => {}
+            None => n_absent += 1,
+        }
     }
-    let agents = problem.agents.iter().rev();
-    let heir = agents.max_by_key(|(id, _)| n_slots.get(id.as_str()).copied().unwrap_or(0));
-    heir.map(|(id, address)| SlotOwner {
-        agent_id: id.to_string(),
-        address: address.clone(),
-    })
+    n_absent
 }
 
-fn is_lost(problem: &Problem, agent_id: &str) -> bool {
-    problem.lost.iter().any(|lost| lost.as_str() == agent_id)
-}
-
-/// The owner, where it is now.
-fn addressed(problem: &Problem, owner: &SlotOwner) -> SlotOwner {
-    let address = problem
-        .agents
+/// Takes slots from agents that have more than their quota, no more than others have room for.
+fn shed(
+    placed: &mut [Placed],
+    counts: &mut BTreeMap<&AgentId, usize>,
+    quotas: &BTreeMap<&AgentId, usize>,
+) {
+    let room = |(agent, quota): (&&AgentId, &usize)| quota.saturating_sub(counts[agent]);
+    let n_orphans = placed.iter().filter(|it| it.owner.is_none()).count();
+    let mut room = quotas
         .iter()
-        .find(|(id, _)| id.as_str() == owner.agent_id);
-    SlotOwner {
-        agent_id: owner.agent_id.clone(),
-        address: address.map_or_else(|| owner.address.clone(), |(_, address)| address.clone()),
-    }
-}
-
-fn table(version: i64, owners: &[SlotOwner], epochs: Vec<i64>) -> SlotTable {
-    let named: BTreeMap<&str, &SlotOwner> = owners
-        .iter()
-        .map(|owner| (owner.agent_id.as_str(), owner))
+        .map(room)
+        .sum::<usize>()
+        .saturating_sub(n_orphans);
+    let receivers: Vec<&AgentId> = quotas
+        .keys()
+        .copied()
+        .filter(|agent| counts[agent] < quotas[agent])
         .collect();
-    let places: BTreeMap<&str, i32> = named.keys().copied().zip(1..).collect();
-    let slot_owners = owners
-        .iter()
-        .map(|owner| places.get(owner.agent_id.as_str()).copied().unwrap_or(0));
-    SlotTable {
-        version,
-        slot_owners: slot_owners.collect(),
-        owners: named.into_values().cloned().collect(),
-        epochs,
+    // Those that fit a receiver best go first, so that an agent that comes back gets most of what it had.
+    let mut movable: Vec<(i128, u16)> = (0..)
+        .zip(placed.iter())
+        .filter(|(_, it)| it.previous.is_none())
+        .filter_map(|(slot, it)| {
+            let fit = receivers.iter().map(|agent| score(slot, agent)).max()?;
+            let owned = score(slot, it.owner.as_ref()?);
+            Some((i128::from(owned) - i128::from(fit), slot))
+        })
+        .collect();
+    movable.sort_unstable();
+    for (_, slot) in movable {
+        if room == 0 {
+            return;
+        }
+        let placed = &mut placed[usize::from(slot)];
+        let Some(owner) = &placed.owner else { continue };
+        let count = counts.get_mut(owner);
+        if let Some(count) = count.filter(|count| **count > quotas[owner]) {
+            *count -= 1;
+            room -= 1;
+            placed.previous = placed.owner.take();
+        }
     }
+}
+
+/// Gives slots without an owner to agents below their quota, each to the one that it fits best.
+fn assign(
+    placed: &mut [Placed],
+    counts: &mut BTreeMap<&AgentId, usize>,
+    quotas: &BTreeMap<&AgentId, usize>,
+) {
+    for (slot, placed) in (0..).zip(placed) {
+        if placed.owner.is_some() {
+            continue;
+        }
+        let fitting = counts
+            .iter_mut()
+            .filter(|(agent, count)| **count < quotas[**agent])
+            .max_by_key(|(agent, _)| score(slot, agent));
+        if let Some((agent, count)) = fitting {
+            *count += 1;
+            placed.owner = Some((*agent).clone());
+            placed.epoch += 1;
+        }
+    }
+}
+
+/// How well a slot fits an agent: the same for ever, and without a pattern (rendezvous hashing).
+fn score(slot: u16, agent: &AgentId) -> u64 {
+    let digest = Sha256::new()
+        .chain_update(slot.to_be_bytes())
+        .chain_update(agent.as_str())
+        .finalize();
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |score, byte| score << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problem(agents: &[&str], lost: &[&str]) -> Problem {
-        let address = |id: &&str| (id.parse().unwrap(), format!("http://{id}:1"));
-        Problem {
-            slot_count: 4,
-            agents: agents.iter().map(address).collect(),
-            lost: lost.iter().map(|id| id.parse().unwrap()).collect(),
-        }
-    }
-
-    fn first() -> SlotTable {
-        solve(&problem(&["a"], &[]), &SlotTable::default()).unwrap()
-    }
-
-    #[test]
-    fn the_first_agent_gets_every_slot() {
-        let table = first();
-        assert_eq!(
-            (table.version, &table.slot_owners, &table.epochs),
-            (1, &vec![1; 4], &vec![1; 4])
-        );
-        assert_eq!(owner(&table, 3).unwrap().address, "http://a:1");
-        assert_eq!(owner(&table, 4), None);
-    }
-
-    #[test]
-    fn without_agents_nothing_is_placed() {
-        assert_eq!(solve(&problem(&[], &[]), &SlotTable::default()), None);
-    }
-
-    #[test]
-    fn an_owner_keeps_its_slots_while_others_come_and_while_it_may_come_back() {
-        let table = first();
-        assert_eq!(solve(&problem(&["a", "b"], &[]), &table), None);
-        assert_eq!(solve(&problem(&["b"], &[]), &table), None);
-        assert_eq!(solve(&problem(&[], &["a"]), &table), None);
-    }
-
-    #[test]
-    fn the_slots_of_a_lost_owner_move_and_their_epochs_grow() {
-        let table = solve(&problem(&["b", "c"], &["a"]), &first()).unwrap();
-        assert_eq!((table.version, &table.epochs), (2, &vec![2; 4]));
-        assert_eq!(owner(&table, 0).unwrap().agent_id, "b");
-        assert_eq!(solve(&problem(&["a", "b", "c"], &[]), &table), None);
-    }
-
-    #[test]
-    fn orphaned_slots_go_to_the_agent_that_has_most() {
-        let mut table = first();
-        table.owners.push(SlotOwner {
-            agent_id: "b".to_owned(),
-            address: "http://b:1".to_owned(),
-        });
-        table.slot_owners = vec![1, 2, 2, 0];
-        let table = solve(&problem(&["a", "b"], &[]), &table).unwrap();
-        assert_eq!(table.slot_owners, [1, 2, 2, 2]);
-        assert_eq!(table.epochs, [1, 1, 1, 2]);
-    }
-
-    #[test]
-    fn a_new_address_is_no_new_owner() {
-        let mut moved = problem(&["a"], &[]);
-        moved
-            .agents
-            .insert("a".parse().unwrap(), "http://elsewhere:1".to_owned());
-        let table = solve(&moved, &first()).unwrap();
-        assert_eq!((table.version, &table.epochs), (2, &vec![1; 4]));
-        assert_eq!(table.owners[0].address, "http://elsewhere:1");
-    }
-}
+mod tests;

@@ -136,10 +136,11 @@ impl Server {
         }
 
         let now = self.api.clock.steady();
-        let session = self
-            .api
-            .cache
-            .read(|contents| Session::new(agent.clone(), stand, contents, self.heartbeat, now));
+        let known = hello.known_slots.iter();
+        let known = known.filter_map(|slot| u16::try_from(*slot).ok()).collect();
+        let session = self.api.cache.read(|contents| {
+            Session::new(agent.clone(), stand, known, contents, self.heartbeat, now)
+        });
         let session_id = self.api.fleet(|fleet| {
             if !session.goes_on() {
                 fleet.forget_rejections(&agent);
@@ -158,6 +159,8 @@ impl Server {
             incarnation: hello.incarnation,
             applied_revision: session.answered(),
             write_time: Some(self.api.clock.now().into()),
+            weight: hello.weight,
+            leftovers: None,
         });
         let (told, answers) = mpsc::channel(OUTBOUND);
         let connection = Connection {
@@ -316,7 +319,7 @@ impl Connection {
             .handle_sign_of_life(self.server.api.clock.steady());
         match message {
             Said::Ack(ack) => self.hear_ack(ack),
-            Said::Heartbeat(heartbeat) => self.hear_heartbeat(&heartbeat),
+            Said::Heartbeat(heartbeat) => self.hear_heartbeat(heartbeat),
             Said::SuspendReport(report) => self.server.suspensions.report(report),
             Said::Hello(_) => tracing::warn!(agent = %self.agent, "a second hello is not heard"),
         }
@@ -337,8 +340,19 @@ impl Connection {
             .handle_ack(&ack, self.server.api.clock.steady());
     }
 
-    fn hear_heartbeat(&self, heartbeat: &Heartbeat) {
+    fn hear_heartbeat(&mut self, heartbeat: Heartbeat) {
         let now = self.server.api.clock.now();
+        if let Some(leftovers) = &heartbeat.leftovers {
+            self.session.handle_leftovers(leftovers);
+        }
+        self.noted.send_if_modified(|noted| {
+            let is_new = noted.leftovers != heartbeat.leftovers;
+            if is_new {
+                noted.leftovers.clone_from(&heartbeat.leftovers);
+                noted.write_time = Some(now.into());
+            }
+            is_new
+        });
         self.server.api.fleet(|fleet| {
             if let Some(agent) = fleet.session(&self.agent, self.session_id) {
                 agent.n_pending = heartbeat.pending_delivery_count;

@@ -47,6 +47,8 @@ pub struct Identity {
     pub incarnation: String,
     /// Where it takes events: `http://host:port`.
     pub address: String,
+    /// Its share of the slots, beside the weights of others.
+    pub weight: i32,
 }
 
 /// What the client needs and feeds.
@@ -209,6 +211,7 @@ impl Client {
                         applied_revision: self.config.mirror.revision(),
                         pending_delivery_count: i64::try_from(n_waiting).unwrap_or(i64::MAX),
                         in_flight_count: i64::try_from(n_in_flight).unwrap_or(i64::MAX),
+                        leftovers: None,
                     })).await?;
                 }
                 () = &mut silence => return Err(Error::Silent(period * 3)),
@@ -259,6 +262,8 @@ impl Client {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: mirror.revision(),
             store_generation: mirror.store_generation().to_owned(),
+            known_slots: mirror.known_slots(),
+            weight: self.config.identity.weight,
         }
     }
 

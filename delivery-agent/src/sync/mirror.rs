@@ -4,12 +4,13 @@
 //! **Invariants:** a full set takes effect at its last chunk or not at all; a resource that cannot be
 //! applied is reported and its last good version stays; no older revision replaces a newer one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use std::sync::Arc;
 
 use hookfleet_contract::{
     name::{SubscriptionName, TenantName},
+    slot::slot_of,
     subscription::Subscription,
     target::Rules,
 };
@@ -121,6 +122,18 @@ impl Mirror {
     #[must_use]
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// The slots that it has subscriptions of.
+    #[must_use]
+    pub fn known_slots(&self) -> Vec<i32> {
+        let Ok(slot_count @ 1..) = u16::try_from(self.slot_count) else {
+            return Vec::new();
+        };
+        let subscriptions = self.resources.keys();
+        let names = subscriptions.filter_map(|name| name.parse::<SubscriptionName>().ok());
+        let slots = names.map(|name| i32::from(slot_of(&name.tenant, slot_count).0));
+        slots.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// A stream has begun.

@@ -6,18 +6,23 @@
 //! table. What changes meanwhile is the next round's. So a slow agent costs a set of keys, never a queue of changes.
 //!
 //! **Invariants:** one update at a time is without its answer; an agent stands at a revision only once it has all
-//! changes up to it, whatever their type; an agent is told only subscriptions of slots that it owns.
+//! changes up to it, whatever their type; an agent is told only subscriptions of slots that it owns, or that it still has
+//! deliveries of.
 
 mod round;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use hookfleet_contract::{name::AgentId, time::Timestamp};
-use hookfleet_proto::fleet::{Ack, ResourceType, SlotTable};
+use hookfleet_proto::fleet::{Ack, Leftovers, ResourceType, SlotTable};
 
-use self::round::{Round, is_told};
+use self::round::{Round, in_slots, is_told};
 use crate::{
     cache::{Contents, Item},
     store::Revision,
@@ -38,7 +43,11 @@ pub(crate) struct Session {
     /// Everything that concerns the agent up to here was applied. Unlike the stand, it moves only with an answer.
     answered: Revision,
     /// The slots whose subscriptions the agent has.
-    owned: BTreeSet<u16>,
+    told: BTreeSet<u16>,
+    /// Those that it does not own, and since which version of the table. It says when it has nothing left of them.
+    left: BTreeMap<u16, i64>,
+    /// Those that it has nothing left of, and has not been told so.
+    dropped: BTreeSet<u16>,
     round: Option<Round>,
     in_flight: Option<InFlight>,
     next_nonce: i64,
@@ -92,29 +101,34 @@ pub(crate) enum Reason {
 // === impl Session ===
 
 impl Session {
-    /// A session of an agent that has everything up to `stand` of this store already.
+    /// A session of an agent that has everything up to `stand` of this store already, of these slots.
     pub(crate) fn new(
         agent: AgentId,
         stand: Option<Revision>,
+        mut known: BTreeSet<u16>,
         contents: &Contents,
         heartbeat: Duration,
         now: Timestamp,
     ) -> Self {
-        // Deltas need every removal since, and slots that are the same as then.
-        let stand = stand.filter(|stand| {
-            *stand >= contents.horizon().max(contents.slots_revision())
-                && *stand <= contents.revision()
-        });
-        let owned = match stand {
-            Some(_) => owned_by(&agent, contents.slot_table()),
-            None => BTreeSet::new(),
-        };
+        // Deltas need every removal since.
+        let stand =
+            stand.filter(|stand| *stand >= contents.horizon() && *stand <= contents.revision());
+        let table = contents.slot_table();
+        let owned = owned_by(&agent, table);
+        // An agent that has heard of the table knows all there was in its slots, even if that was nothing.
+        if stand.is_some_and(|stand| stand >= contents.slots_revision()) {
+            known.extend(&owned);
+        }
+        let left = known.difference(&owned);
+        let left = left.map(|slot| (*slot, table.version)).collect();
         Self {
             agent,
             heartbeat,
             stand,
             answered: stand.unwrap_or(0),
-            owned,
+            told: known,
+            left,
+            dropped: BTreeSet::new(),
             round: None,
             in_flight: None,
             next_nonce: 1,
@@ -161,6 +175,18 @@ impl Session {
         }
     }
 
+    /// The agent said what it still has of slots that it does not own.
+    pub(crate) fn handle_leftovers(&mut self, leftovers: &Leftovers) {
+        let kept: BTreeSet<i32> = leftovers.slots.iter().copied().collect();
+        let is_over = |slot: &u16, since: &mut i64| {
+            leftovers.slot_table_version >= *since && !kept.contains(&i32::from(*slot))
+        };
+        for (slot, _) in self.left.extract_if(.., is_over) {
+            self.told.remove(&slot);
+            self.dropped.insert(slot);
+        }
+    }
+
     /// What to do now; nothing until the contents, an answer or the time change.
     pub(crate) fn poll_command(&mut self, contents: &Contents, now: Timestamp) -> Option<Command> {
         if self
@@ -204,16 +230,21 @@ impl Session {
         let round = self.round.as_mut()?;
         if round.is_at_slots() {
             // The table that is sent is the latest, so what it assigns must have been sent before.
-            let owned = owned_by(&self.agent, contents.slot_table());
-            round.insert_moved(contents, owned.symmetric_difference(&self.owned));
-            self.owned = owned;
+            let table = contents.slot_table();
+            let owned = owned_by(&self.agent, table);
+            round.insert_moved(contents, owned.difference(&self.told));
+            self.left.retain(|slot, _| !owned.contains(slot));
+            for slot in self.told.difference(&owned) {
+                self.left.entry(*slot).or_insert(table.version);
+            }
+            self.told.extend(owned);
         }
         let mut draft = Draft {
             nonce: self.next_nonce,
             revision: self.stand.unwrap_or(0),
             ..Draft::default()
         };
-        let is_over = round.fill(&mut draft, contents, &self.owned);
+        let is_over = round.fill(&mut draft, contents, &self.told);
         let goal = is_over.then_some(round.goal);
         if let Some(goal) = goal {
             draft.revision = goal;
@@ -234,16 +265,19 @@ impl Session {
             return;
         }
         let Some(stand) = self.stand else {
-            self.owned = owned_by(&self.agent, contents.slot_table());
-            self.round = Some(Round::full(contents, &self.owned));
+            let owned = owned_by(&self.agent, contents.slot_table());
+            self.told.extend(owned);
+            self.round = Some(Round::full(contents, &self.told));
             return;
         };
         let goal = contents.revision();
-        if stand >= goal {
+        if stand >= goal && self.dropped.is_empty() {
             return;
         }
+        let dropped = std::mem::take(&mut self.dropped);
         let mut keys = contents.changed_since(stand);
-        keys.retain(|key| is_told(key, &self.owned));
+        keys.retain(|key| is_told(key, &self.told) || is_told(key, &dropped));
+        keys.extend(in_slots(contents, &dropped));
         if keys.is_empty() {
             self.stand = Some(goal);
         } else {

@@ -174,7 +174,7 @@ pub(super) fn is_told(key: &str, owned: &BTreeSet<u16>) -> bool {
     }
 }
 
-fn in_slots<'a>(
+pub(super) fn in_slots<'a>(
     contents: &Contents,
     slots: impl IntoIterator<Item = &'a u16>,
 ) -> VecDeque<Arc<str>> {

@@ -40,6 +40,7 @@ fn slots(mod_revision: Revision, owned: &[usize]) -> Change {
             .map(|slot| if owned.contains(&slot) { 1 } else { 2 })
             .collect(),
         epochs: vec![1; 4],
+        slot_previous: vec![0; 4],
     };
     put(keys::SLOTS, mod_revision, table.encode_to_vec())
 }
@@ -56,7 +57,14 @@ fn apply(contents: &mut Contents, changes: Vec<Change>) {
 }
 
 fn session(stand: Option<Revision>, contents: &Contents) -> Session {
-    Session::new("a".parse().unwrap(), stand, contents, HEARTBEAT, NOW)
+    Session::new(
+        "a".parse().unwrap(),
+        stand,
+        BTreeSet::new(),
+        contents,
+        HEARTBEAT,
+        NOW,
+    )
 }
 
 /// What an update says, in short: its type, `full`, `last`, its keys, those that are gone with a `-`.
@@ -279,7 +287,7 @@ fn what_concerns_others_moves_the_stand_without_an_update() {
 }
 
 #[test]
-fn slots_that_come_bring_their_subscriptions_before_the_table_and_slots_that_go_take_them() {
+fn slots_that_come_bring_their_subscriptions_and_slots_that_go_take_them_when_nothing_is_left() {
     let mut contents = contents(vec![
         put("subscription/0000/t/s0", 1, ""),
         put("subscription/0001/t/s1", 2, ""),
@@ -291,8 +299,71 @@ fn slots_that_come_bring_their_subscriptions_before_the_table_and_slots_that_go_
     let said = talk(&mut session, &contents);
     assert_eq!(
         said,
-        ["subscriptions last ->3 s1@2 -s0", "slots last ->4 slots@4"]
+        ["subscriptions last ->3 s1@2", "slots last ->4 slots@4"]
     );
+
+    let mut leave = |slot_table_version, slots: &[i32], contents: &Contents| {
+        let slots = slots.to_vec();
+        session.handle_leftovers(&Leftovers {
+            slot_table_version,
+            slots,
+        });
+        talk(&mut session, contents)
+    };
+    // What it says of an older table, or of what it still has, changes nothing.
+    assert_eq!(leave(3, &[], &contents), [""; 0]);
+    assert_eq!(leave(4, &[0], &contents), [""; 0]);
+    // Until then it hears of changes in what it has left.
+    apply(&mut contents, vec![put("subscription/0000/t/s2", 5, "")]);
+    assert_eq!(leave(4, &[0], &contents), ["subscriptions last ->5 s2@5"]);
+    apply(&mut contents, vec![delete("subscription/0000/t/s0", 6)]);
+    let said = leave(4, &[], &contents);
+    assert_eq!(said, ["subscriptions last ->6 -s0 -s2"]);
+    apply(&mut contents, vec![put("subscription/0000/t/s2", 7, "")]);
+    assert_eq!(leave(4, &[], &contents), [""; 0]);
+}
+
+#[test]
+fn an_agent_that_comes_back_is_told_what_it_needs_for_what_it_has_left() {
+    let before = || {
+        contents(vec![
+            put("subscription/0000/t/s0", 1, ""),
+            put("subscription/0001/t/s1", 2, ""),
+            slots(3, &[1]),
+        ])
+    };
+    for (stand, first) in [
+        (Some(3), vec![]),
+        (Some(2), vec!["slots last ->3 slots@3"]),
+        (None, vec!["subscriptions full last ->0 s0@1 s1@2"]),
+    ] {
+        let (id, mut contents) = ("a".parse().unwrap(), before());
+        let known = BTreeSet::from([0, 1]);
+        let mut session = Session::new(id, stand, known, &contents, HEARTBEAT, NOW);
+        let said = talk(&mut session, &contents);
+        let said: Vec<_> = said
+            .iter()
+            .filter(|it| !it.starts_with("bookmark"))
+            .collect();
+        assert!(
+            first.iter().all(|it| said.iter().any(|said| *said == it)),
+            "{said:?}"
+        );
+        assert_eq!(said.is_empty(), first.is_empty(), "{said:?}");
+        apply(&mut contents, vec![put("subscription/0000/t/s0", 4, "")]);
+        assert_eq!(
+            talk(&mut session, &contents),
+            ["subscriptions last ->4 s0@4"]
+        );
+        session.handle_leftovers(&Leftovers {
+            slot_table_version: 3,
+            slots: Vec::new(),
+        });
+        assert_eq!(
+            talk(&mut session, &contents),
+            ["subscriptions last ->4 -s0"]
+        );
+    }
 }
 
 #[test]
@@ -311,17 +382,16 @@ fn a_table_that_changes_while_an_update_is_out_still_comes_after_what_it_assigns
         let said = talk(&mut session, &contents);
         let place = |what: &str| said.iter().position(|it| it.contains(what)).unwrap();
         assert!(place("s1@2") < place("slots@5"), "{said:?}");
-        assert!(place("-s0") < place("slots@5"), "{said:?}");
         assert_eq!(session.stand(), 5);
     }
 }
 
 #[test]
-fn an_agent_that_missed_removals_or_a_placement_gets_everything() {
+fn an_agent_that_missed_removals_gets_everything() {
     let contents = contents(vec![put("tenant/t", 3, ""), slots(5, &[0])]);
     for (stand, is_delta) in [
         (None, false),
-        (Some(4), false),
+        (Some(4), true),
         (Some(5), true),
         (Some(6), false),
     ] {

@@ -1,0 +1,247 @@
+//! What the README promises, over random fleets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hookfleet_contract::name::AgentId;
+use hookfleet_proto::fleet::{Leftovers, SlotTable};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
+
+use super::{Member, Problem, owner, previous, solve};
+
+fn id(number: u32) -> AgentId {
+    format!("a{number}").parse().unwrap()
+}
+
+fn member(id: &AgentId, weight: u32) -> Member {
+    Member {
+        address: format!("http://{id}:1"),
+        weight,
+        leftovers: Leftovers::default(),
+    }
+}
+
+fn problem(slot_count: u16, weights: &[(u32, u32)], lost: &[u32]) -> Problem {
+    let agents = weights.iter().map(|(number, weight)| {
+        let id = id(*number);
+        (id.clone(), member(&id, *weight))
+    });
+    Problem {
+        slot_count,
+        agents: agents.collect(),
+        lost: lost.iter().map(|number| id(*number)).collect(),
+    }
+}
+
+fn equal(numbers: impl IntoIterator<Item = u32>) -> Problem {
+    let weights: Vec<_> = numbers.into_iter().map(|number| (number, 100)).collect();
+    problem(1024, &weights, &[])
+}
+
+/// Everybody has heard of the table and has nothing left of other slots.
+fn settled(mut problem: Problem, table: &SlotTable) -> Problem {
+    for member in problem.agents.values_mut() {
+        member.leftovers = Leftovers {
+            slot_table_version: table.version,
+            slots: Vec::new(),
+        };
+    }
+    problem
+}
+
+/// The table after everything that was left is delivered.
+fn settle(problem: &Problem, table: SlotTable) -> SlotTable {
+    let problem = settled(problem.clone(), &table);
+    solve(&problem, &table).unwrap_or(table)
+}
+
+fn counts(table: &SlotTable) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for slot in (0..).take(table.slot_owners.len()) {
+        let owner = owner(table, slot).map(|it| it.agent_id.clone());
+        *counts.entry(owner.unwrap_or_default()).or_default() += 1;
+    }
+    counts
+}
+
+fn n_moved(before: &SlotTable, after: &SlotTable) -> usize {
+    let id = |table, slot| owner(table, slot).map(|it| it.agent_id.clone());
+    (0..)
+        .take(after.slot_owners.len())
+        .filter(|slot| id(before, *slot) != id(after, *slot))
+        .count()
+}
+
+#[test]
+fn the_first_agent_gets_every_slot() {
+    let table = solve(&equal([1]), &SlotTable::default()).unwrap();
+    assert_eq!((table.version, &table.epochs), (1, &vec![1; 1024]));
+    assert_eq!(owner(&table, 3).unwrap().address, "http://a1:1");
+    assert_eq!((owner(&table, 1024), previous(&table, 3)), (None, None));
+}
+
+#[test]
+fn without_agents_nothing_is_placed() {
+    let mut nobody = problem(4, &[], &[]);
+    assert_eq!(solve(&nobody, &SlotTable::default()), None);
+    let table = solve(&problem(4, &[(1, 100)], &[]), &SlotTable::default()).unwrap();
+    nobody.lost.insert(id(1));
+    assert_eq!(solve(&nobody, &table), None);
+}
+
+#[test]
+fn a_new_agent_takes_its_share_and_the_others_exchange_nothing() {
+    for (n, least) in [(1, 512), (2, 341), (3, 256), (9, 102), (49, 20)] {
+        let before = solve(&equal(0..n), &SlotTable::default()).unwrap();
+        let joined = settled(equal(0..=n), &before);
+        let after = solve(&joined, &before).unwrap();
+        assert_eq!(n_moved(&before, &after), least, "{n} agents and one more");
+        assert_eq!(counts(&after)[id(n).as_str()], least);
+        let (min, max) = (1024 / (n as usize + 1), 1024usize.div_ceil(n as usize + 1));
+        assert!(counts(&after).values().all(|it| (min..=max).contains(it)));
+    }
+}
+
+#[test]
+fn a_moved_slot_names_who_had_it_until_nothing_is_left_there() {
+    let before = solve(&equal([1]), &SlotTable::default()).unwrap();
+    let mut joined = settled(equal([1, 2]), &before);
+    let moving = solve(&joined, &before).unwrap();
+    let moved: Vec<u16> = (0..1024)
+        .filter(|slot| owner(&moving, *slot).unwrap().agent_id == "a2")
+        .collect();
+    assert!(
+        moved
+            .iter()
+            .all(|it| previous(&moving, *it).unwrap().agent_id == "a1")
+    );
+    assert!(moved.iter().all(|it| moving.epochs[usize::from(*it)] == 2));
+    // What it said before it heard of the move is not about the move.
+    assert_eq!(solve(&joined, &moving), None);
+
+    let kept = i32::from(moved[0]);
+    joined.agents.get_mut(&id(1)).unwrap().leftovers = Leftovers {
+        slot_table_version: moving.version,
+        slots: vec![kept],
+    };
+    let nearly = solve(&joined, &moving).unwrap();
+    let left: Vec<u16> = (0..1024)
+        .filter(|it| previous(&nearly, *it).is_some())
+        .collect();
+    assert_eq!(left, [moved[0]]);
+    assert_eq!(n_moved(&moving, &nearly), 0);
+    let done = settle(&joined, nearly);
+    assert!(done.slot_previous.iter().all(|it| *it == 0));
+}
+
+#[test]
+fn a_slot_that_is_still_moving_moves_again_only_if_its_owner_is_lost() {
+    let before = solve(&equal([1]), &SlotTable::default()).unwrap();
+    let moving = solve(&equal([1, 2]), &before).unwrap();
+    // Nobody has said anything yet; the third gets only what is at rest.
+    let three = solve(&equal([1, 2, 3]), &moving).unwrap();
+    for slot in 0..1024 {
+        if previous(&moving, slot).is_some() {
+            assert_eq!(owner(&three, slot).unwrap().agent_id, "a2");
+        }
+    }
+    let lost = problem(1024, &[(1, 100), (3, 100)], &[2]);
+    let after = solve(&lost, &three).unwrap();
+    assert!((0..1024).all(|slot| owner(&after, slot).unwrap().agent_id != "a2"));
+    assert!(counts(&after).values().all(|count| *count == 512));
+}
+
+#[test]
+fn an_agent_that_is_away_keeps_its_slots_until_it_is_lost() {
+    let before = solve(&equal(0..3), &SlotTable::default()).unwrap();
+    let two = settled(equal(0..2), &before);
+    assert_eq!(solve(&two, &before), None);
+    let lost = Problem {
+        lost: BTreeSet::from([id(2)]),
+        ..two
+    };
+    let after = solve(&lost, &before).unwrap();
+    assert_eq!(n_moved(&before, &after), counts(&before)["a2"]);
+    assert!(after.slot_previous.iter().all(|it| *it == 0));
+    // It comes back and gets what it had, as far as shares allow.
+    let back = solve(&settled(equal(0..3), &after), &after).unwrap();
+    assert_eq!(n_moved(&after, &back), 341);
+    assert!(n_moved(&before, &back) < 100, "{}", n_moved(&before, &back));
+}
+
+#[test]
+fn a_new_address_is_no_new_owner() {
+    let table = solve(&equal([1]), &SlotTable::default()).unwrap();
+    let mut moved = settled(equal([1]), &table);
+    let member = moved.agents.get_mut(&id(1)).unwrap();
+    member.address = "http://elsewhere:1".to_owned();
+    let next = solve(&moved, &table).unwrap();
+    assert_eq!((next.version, &next.epochs), (2, &table.epochs));
+    assert_eq!(next.owners[0].address, "http://elsewhere:1");
+    assert_eq!(solve(&settled(moved, &next), &next), None);
+}
+
+/// Fleets that change at random, told at random of what was left: whatever happens, the promises hold.
+#[test]
+fn random_fleets_move_the_least_and_share_by_weight() {
+    for seed in 0..300 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let slot_count = *[16, 128, 1024].iter().choose(&mut rng).unwrap();
+        let mut fleet: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut table = SlotTable::default();
+        for step in 0..12 {
+            let number = rng.random_range(0..8);
+            match rng.random_range(0..3) {
+                0 => drop(fleet.remove(&number)),
+                1 => drop(fleet.insert(number, rng.random_range(1..=4) * 50)),
+                _ => drop(fleet.insert(number, 100)),
+            }
+            let lost: Vec<_> = (0..8).filter(|it| !fleet.contains_key(it)).collect();
+            let weights: Vec<_> = fleet.iter().map(|(id, weight)| (*id, *weight)).collect();
+            if weights.is_empty() {
+                continue;
+            }
+            let problem = settled(problem(slot_count, &weights, &lost), &table);
+            let next = solve(&problem, &table).unwrap_or_else(|| table.clone());
+            check(&problem, &table, &next, &format!("seed {seed} step {step}"));
+            table = settle(&problem, next);
+            assert_eq!(
+                solve(&settled(problem, &table), &table),
+                None,
+                "seed {seed} step {step}: at rest"
+            );
+        }
+    }
+}
+
+fn check(problem: &Problem, before: &SlotTable, after: &SlotTable, case: &str) {
+    let total: u32 = problem.agents.values().map(|it| it.weight).sum();
+    let (had, has) = (counts(before), counts(after));
+    let mut least = 0;
+    for (agent, member) in &problem.agents {
+        let share = f64::from(problem.slot_count) * f64::from(member.weight) / f64::from(total);
+        let has = has.get(agent.as_str()).copied().unwrap_or(0);
+        assert!(
+            (has as f64 - share).abs() < 1.0,
+            "{case}: {agent} has {has} of {share}"
+        );
+        let had = had.get(agent.as_str()).copied().unwrap_or(0);
+        least += has.saturating_sub(had);
+        // Nobody gives and takes: what is gained is the least that can move.
+        let kept = (0..problem.slot_count).filter(|slot| {
+            let is_its =
+                |table| owner(table, *slot).is_some_and(|it| it.agent_id == agent.as_str());
+            is_its(before) && is_its(after)
+        });
+        assert_eq!(kept.count(), had.min(has), "{case}: {agent}");
+    }
+    if before.version > 0 {
+        assert_eq!(n_moved(before, after), least, "{case}");
+    }
+    for slot in 0..problem.slot_count {
+        let at = usize::from(slot);
+        let moved =
+            owner(before, slot).map(|it| &it.agent_id) != owner(after, slot).map(|it| &it.agent_id);
+        let epoch = before.epochs.get(at).copied().unwrap_or(0);
+        assert_eq!(after.epochs[at], epoch + i64::from(moved), "{case}: {slot}");
+    }
+}
