@@ -107,6 +107,7 @@ impl Standalone {
             .with(control_plane.fleet_service())
             .with(control_plane.sync_service())
             .with(agent.publisher_service())
+            .with(agent.relay_service())
             .with(agent.delivery_service());
         let ready = agent.ready();
         let mut parts = Parts::new();
@@ -174,6 +175,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     .await?;
     let services = Services::new(readiness.clone())
         .with(agent.publisher_service())
+        .with(agent.relay_service())
         .with(agent.delivery_service());
     let mut parts = Parts::new();
     parts.run_agent(agent, readiness);

@@ -6,16 +6,17 @@ use std::{io, path::PathBuf, time::Duration};
 use hookfleet_contract::{event::Limits, seal::Sealer, target::Rules};
 use hookfleet_egress::Egress;
 use hookfleet_gateway::page::Pages;
+use hookfleet_proto::fleet::relay_service_server::RelayServiceServer;
 use hookfleet_proto::v1::{
     delivery_service_server::DeliveryServiceServer,
     publisher_service_server::PublisherServiceServer,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::{
-    api::{delivery::Deliveries, publisher::Publisher},
+    api::{delivery::Deliveries, publisher::Publisher, relay::Relayed},
     callback::Caller,
     clock::Clock,
     directory::Directory,
@@ -24,6 +25,8 @@ use crate::{
     identity::Identity,
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal, Recovered},
+    leftovers,
+    relay::{self, Relay},
     slots::Slots,
     sync::{
         client::{self, Client},
@@ -104,6 +107,7 @@ pub struct Agent {
     deliveries: Deliveries,
     driver: Driver,
     client: Client,
+    leftovers: leftovers::Watcher,
     journal: Journal,
     history: History,
     clock: Clock,
@@ -181,10 +185,19 @@ impl Agent {
                 accepted,
                 suspensions: suspensions_sender,
             },
-            recovered.pending,
+            recovered,
             effects,
         )?;
         let (ready, draining) = (CancellationToken::new(), CancellationToken::new());
+        let (told, leftovers) = watch::channel(None);
+        let watcher = leftovers::Watcher {
+            agent_id: config.identity.agent_id.to_string(),
+            slots: slots.clone(),
+            journal: journal.clone(),
+            history: history.clone(),
+            driver: handle.clone(),
+            told,
+        };
         let client = Client::new(client::Config {
             control_planes: config.control_planes,
             identity: client::Identity {
@@ -199,12 +212,13 @@ impl Agent {
             slots: slots.clone(),
             driver: handle,
             suspensions,
+            leftovers,
             synced: ready.clone(),
         });
         let ingest = Ingest {
             agent_id: config.identity.agent_id.to_string(),
             directory,
-            slots,
+            slots: slots.clone(),
             journal: journal.clone(),
             limits: config.event_limits,
             clock,
@@ -214,10 +228,11 @@ impl Agent {
             history: history.clone(),
         };
         Ok(Self {
-            publisher: Publisher::new(ingest, ready.clone(), draining.clone()),
+            publisher: Publisher::new(ingest, Relay::new(slots), ready.clone(), draining.clone()),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,
+            leftovers: watcher,
             journal,
             history,
             clock,
@@ -233,6 +248,13 @@ impl Agent {
     pub fn publisher_service(&self) -> PublisherServiceServer<Publisher> {
         // A request of 1000 events; the size of each is checked against the event limits.
         PublisherServiceServer::new(self.publisher.clone()).max_decoding_message_size(8 << 20)
+    }
+
+    /// `RelayService`, for a listener.
+    #[must_use]
+    pub fn relay_service(&self) -> RelayServiceServer<Relayed> {
+        RelayServiceServer::new(Relayed(self.publisher.clone()))
+            .max_decoding_message_size(relay::MAX_MESSAGE_BYTES)
     }
 
     /// `DeliveryService`, for a listener.
@@ -255,6 +277,7 @@ impl Agent {
         let Self {
             driver,
             client,
+            leftovers,
             journal,
             history,
             clock,
@@ -274,6 +297,7 @@ impl Agent {
                 ready.cancel();
             }
         });
+        let looking = tokio::spawn(leftovers.run());
         let expiring = tokio::spawn(expire(history.clone(), clock));
         let driving = shutdown.clone();
         let ended = tokio::select! {
@@ -283,6 +307,7 @@ impl Agent {
         draining.cancel();
         boot.abort();
         expiring.abort();
+        looking.abort();
         // A disk that failed is not waited for.
         ended?;
         sync_shutdown.cancel();

@@ -10,6 +10,8 @@
 //! - [`driver`]: the only place where the core meets effects.
 //! - [`callback`]: one attempt.
 //! - [`history`]: what became of events.
+//! - [`relay`]: events on their way to the agents that own their slots.
+//! - [`leftovers`]: what is still here of slots that other agents own.
 //! - [`sync`]: what the control plane says, and the snapshot of it.
 //! - [`identity`]: who the agent is over restarts.
 //! - [`clock`]: the only reader of time.
@@ -26,5 +28,7 @@ pub mod history;
 pub mod identity;
 pub mod ingest;
 pub mod journal;
+pub mod leftovers;
+pub mod relay;
 pub mod slots;
 pub mod sync;

@@ -9,6 +9,7 @@ pub mod filter;
 mod intake;
 pub mod listener;
 pub mod page;
+pub mod peers;
 pub mod readiness;
 pub mod services;
 pub mod status;

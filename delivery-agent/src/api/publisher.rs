@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use hookfleet_contract::{name::TenantName, violation::Violations};
-use hookfleet_gateway::status::ApiError;
+use hookfleet_gateway::status::{ApiError, rpc_status};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
     v1::{
@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    ingest::{Ingest, OVERLOAD_PAUSE, Receipt, Refused},
+    ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused},
     journal,
+    relay::{self, Relay},
+    slots::Admission,
 };
 
 /// The most events of one request: what fits a group commit several times over.
@@ -34,6 +36,7 @@ const MAX_OUTSTANDING_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct Publisher {
     ingest: Arc<Ingest>,
+    relay: Relay,
     ready: CancellationToken,
     draining: CancellationToken,
     outstanding: Arc<Semaphore>,
@@ -44,16 +47,27 @@ pub struct Publisher {
 impl Publisher {
     /// A service that refuses until `ready` is cancelled and ends its streams once `draining` is.
     #[must_use]
-    pub fn new(ingest: Ingest, ready: CancellationToken, draining: CancellationToken) -> Self {
+    pub fn new(
+        ingest: Ingest,
+        relay: Relay,
+        ready: CancellationToken,
+        draining: CancellationToken,
+    ) -> Self {
         Self {
             ingest: Arc::new(ingest),
+            relay,
             ready,
             draining,
             outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING_BYTES)),
         }
     }
 
-    fn check_open(&self) -> Result<(), ApiError> {
+    /// What it publishes with.
+    pub(super) fn ingest(&self) -> &Ingest {
+        &self.ingest
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), ApiError> {
         if self.draining.is_cancelled() {
             let message = "this agent is shutting down";
             return Err(ApiError::unavailable("DRAINING", message, OVERLOAD_PAUSE));
@@ -69,12 +83,28 @@ impl Publisher {
         &self,
         parent: &str,
         events: Vec<CloudEvent>,
-    ) -> Result<Vec<PublishResult>, ApiError> {
+    ) -> Result<Vec<PublishResult>, Status> {
         self.check_open()?;
-        let name: TenantName = parent
-            .parse()
-            .map_err(|error| ApiError::invalid_field("parent", format!("{error}")))?;
-        let results = self.ingest.publish(&name.tenant, events).await;
+        let name = tenant(parent)?;
+        match self.ingest.admit(&name.tenant).map_err(refused)? {
+            Admitted::Here(admission) => Ok(self.publish_here(&admission, &name, events).await?),
+            Admitted::There(owner) => {
+                let parent = parent.to_owned();
+                let request = PublishRequest { parent, events };
+                let answer = self.relay.forward(&owner, request).await;
+                Ok(answer.map_err(|error| not_forwarded(error, &name))?.results)
+            }
+        }
+    }
+
+    /// Publishes into this agent's journal.
+    pub(super) async fn publish_here(
+        &self,
+        admission: &Admission,
+        name: &TenantName,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<PublishResult>, ApiError> {
+        let results = self.ingest.publish(admission, &name.tenant, events).await;
         let results = results.map_err(refused)?;
         Ok(results.into_iter().map(result).collect())
     }
@@ -83,11 +113,11 @@ impl Publisher {
     async fn publish_one(self, parent: Arc<str>, request: PublishStreamRequest) -> PublishAck {
         let published = match request.event {
             Some(event) => self.publish_all(&parent, vec![event]).await,
-            None => Err(ApiError::invalid_field("event", "is required")),
+            None => Err(ApiError::invalid_field("event", "is required").into()),
         };
         let result = match published {
             Ok(mut results) => results.pop(),
-            Err(error) => Some(failure(error)),
+            Err(status) => Some(failure(&status)),
         };
         PublishAck {
             sequence: request.sequence,
@@ -178,17 +208,35 @@ fn result(result: Result<Receipt, Violations>) -> PublishResult {
                 duplicate: receipt.duplicate,
             })),
         },
-        Err(violations) => failure(ApiError::invalid(violations)),
+        Err(violations) => failure(&ApiError::invalid(violations).into()),
     }
 }
 
-fn failure(error: ApiError) -> PublishResult {
+fn failure(status: &Status) -> PublishResult {
     PublishResult {
-        result: Some(publish_result::Result::Error(error.into())),
+        result: Some(publish_result::Result::Error(rpc_status(status))),
     }
 }
 
-fn refused(refused: Refused) -> ApiError {
+/// The tenant that is published to.
+pub(super) fn tenant(parent: &str) -> Result<TenantName, ApiError> {
+    let parsed = parent.parse();
+    parsed.map_err(|error: hookfleet_contract::name::Error| {
+        ApiError::invalid_field("parent", error.to_string())
+    })
+}
+
+fn not_forwarded(error: relay::Error, tenant: &TenantName) -> Status {
+    match error {
+        relay::Error::OutOfReach => {
+            let message = format!("the agent that takes the events of {tenant} is out of reach");
+            ApiError::unavailable("OWNER_UNREACHABLE", message, OVERLOAD_PAUSE).into()
+        }
+        relay::Error::Refused(status) => status,
+    }
+}
+
+pub(super) fn refused(refused: Refused) -> ApiError {
     match refused {
         Refused::Journal(error) => journal_error(&error),
         Refused::UnknownTenant(tenant) => ApiError::not_found(TenantName { tenant }.to_string()),
@@ -196,15 +244,9 @@ fn refused(refused: Refused) -> ApiError {
             let message = format!("tenant {tenant} is suspended");
             ApiError::precondition("TENANT_SUSPENDED", message).with("tenant", tenant.as_str())
         }
-        Refused::NotOwner { tenant, owner } => {
-            let message = format!("another agent takes the events of tenant {tenant}");
-            let error = ApiError::unavailable("NOT_OWNER", message, OVERLOAD_PAUSE);
-            match owner {
-                Some(owner) => error
-                    .with("owner", owner.agent_id)
-                    .with("address", owner.address),
-                None => error,
-            }
+        Refused::NoOwner(tenant) => {
+            let message = format!("no agent takes the events of tenant {tenant} yet");
+            ApiError::unavailable("NO_OWNER", message, OVERLOAD_PAUSE)
         }
     }
 }

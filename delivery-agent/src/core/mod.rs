@@ -37,7 +37,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use hookfleet_contract::{id::DeliveryId, retry::Progress, time::Timestamp};
+use hookfleet_contract::{id::DeliveryId, name::TenantId, retry::Progress, time::Timestamp};
 use hookfleet_proto::v1::DeadLetterReason;
 use rustc_hash::FxBuildHasher;
 
@@ -108,6 +108,13 @@ impl Core {
     #[must_use]
     pub fn has(&self, subscription: &Uid) -> bool {
         self.tables.find(subscription).is_some()
+    }
+
+    /// The tenants that have deliveries here, once every subscription with deliveries has been heard of.
+    #[must_use]
+    pub fn tenants(&self) -> Option<BTreeSet<TenantId>> {
+        let all_known = self.tables.unknown().is_empty();
+        all_known.then(|| self.tables.users().cloned().collect())
     }
 
     /// A subscription is new or has changed. One without deliveries is forgotten at once.

@@ -68,6 +68,12 @@ impl Tables {
         unknown.map(|(key, _)| key).collect()
     }
 
+    /// Those that have deliveries.
+    pub(super) fn users(&self) -> impl Iterator<Item = &TenantId> {
+        let tenants = self.tenants.iter().map(|(_, tenant)| tenant);
+        tenants.filter(|it| it.n_users > 0).map(|it| &it.id)
+    }
+
     /// A subscription that has not been heard of.
     pub(super) fn add(&mut self, uid: Uid) -> usize {
         let health = self.idle_subscriptions.take(&uid);

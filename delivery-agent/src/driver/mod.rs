@@ -24,14 +24,14 @@ use crate::{
     core::{Core, Hints, QueueId, Waiting},
     directory::{Directory, Effect},
     history::History,
-    journal::{self, Deferred, PendingSummary, StoredEvent},
+    journal::{self, Deferred, Recovered, StoredEvent},
 };
 
 pub use handle::Handle;
 
 use account::Account;
 use disk_queue::{DiskQueue, Loaded};
-use handle::{Input, SharedCounts};
+use handle::{Asked, Input, SharedCounts};
 
 /// New events wait in the journal's channel while more than this waits for the disk.
 const MAX_DISK_BACKLOG: usize = 65_536;
@@ -108,6 +108,9 @@ pub struct Driver {
     accepting: Vec<Arc<StoredEvent>>,
     /// How many deliveries of the last of them the core has.
     n_handed: usize,
+    /// The core has the deliveries of all events before this one.
+    next_seq: u64,
+    asked: Vec<Asked>,
     completions: (
         mpsc::UnboundedSender<Completed>,
         mpsc::UnboundedReceiver<Completed>,
@@ -135,7 +138,7 @@ impl Driver {
     /// [`Error::Thread`].
     pub fn new(
         config: Config,
-        pending: Vec<PendingSummary>,
+        recovered: Recovered,
         known: Vec<Effect>,
     ) -> Result<(Self, Handle), Error> {
         let (loaded_sender, loaded) = mpsc::unbounded_channel();
@@ -145,7 +148,7 @@ impl Driver {
         let now = config.clock.now();
         let hints = config.hints.load();
         core.handle_hints(hints.clone());
-        for summary in pending {
+        for summary in recovered.pending {
             core.handle_recovered(summary.queue, summary.count, summary.next_due, now);
         }
         let mut driver = Self {
@@ -158,6 +161,8 @@ impl Driver {
             accepted: config.accepted,
             accepting: Vec::with_capacity(ACCEPTED_BATCH),
             n_handed: 0,
+            next_seq: recovered.next_seq,
+            asked: Vec::new(),
             completions: mpsc::unbounded_channel(),
             reviews: mpsc::unbounded_channel(),
             loaded,
@@ -181,6 +186,7 @@ impl Driver {
         let mut saving = interval(SAVE_EVERY);
         loop {
             let now = self.perform();
+            self.answer();
             let behind = self.is_disk_behind();
             let busy = !self.accepting.is_empty();
             let wake = self.core.poll_timeout().map(|at| at.since(now));
@@ -284,6 +290,16 @@ impl Driver {
                 }
             }
             Input::AllKnown => self.core.handle_all_known(now),
+            Input::Tenants(asked) => self.asked.push(asked),
+        }
+    }
+
+    /// Answers who asked about events that the core has all of by now.
+    fn answer(&mut self) {
+        let next_seq = self.next_seq;
+        for asked in self.asked.extract_if(.., |it| it.next_seq <= next_seq) {
+            // Whoever asked may have gone.
+            asked.reply.send(self.core.tenants()).ok();
         }
     }
 
@@ -323,6 +339,7 @@ impl Driver {
             if n_left <= room {
                 room -= n_left;
                 self.n_handed = 0;
+                self.next_seq = event.seq + 1;
                 self.accepting.pop();
             } else {
                 self.n_handed += room;

@@ -6,7 +6,7 @@
 
 pub mod redelivery;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     event::{Event, Limits},
@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     directory::{Directory, Tenant},
     journal::{self, Appended, Journal, NewEvent, Target},
-    slots::{Owner, Slots},
+    slots::{Admission, Owner, Slots},
 };
 
 /// What ingest works with; cheap to clone.
@@ -53,6 +53,15 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+/// Where a tenant's events go.
+#[derive(Debug)]
+pub enum Admitted {
+    /// Into this agent's journal.
+    Here(Admission),
+    /// To another agent.
+    There(Owner),
+}
+
 /// Why nothing of a request is accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
@@ -62,14 +71,9 @@ pub enum Refused {
     /// The tenant is suspended.
     #[error("tenant {0} is suspended")]
     Suspended(TenantId),
-    /// Another agent takes this tenant's events, or none does yet.
-    #[error("this agent does not own the slot of tenant {tenant}")]
-    NotOwner {
-        /// The tenant.
-        tenant: TenantId,
-        /// Who does.
-        owner: Option<Owner>,
-    },
+    /// No agent takes this tenant's events yet.
+    #[error("no agent owns the slot of tenant {0}")]
+    NoOwner(TenantId),
     /// The journal did not take them; publishing them again is safe.
     #[error("the events were not stored")]
     Journal(#[from] journal::Error),
@@ -81,6 +85,18 @@ pub const OVERLOAD_PAUSE: Duration = Duration::from_millis(250);
 // === impl Ingest ===
 
 impl Ingest {
+    /// Where a tenant's events are to go now.
+    ///
+    /// # Errors
+    /// [`Refused::NoOwner`].
+    pub fn admit(&self, tenant: &TenantId) -> Result<Admitted, Refused> {
+        match self.slots.admit(tenant, &self.agent_id) {
+            Ok(admission) => Ok(Admitted::Here(admission)),
+            Err(Some(owner)) => Ok(Admitted::There(owner)),
+            Err(None) => Err(Refused::NoOwner(tenant.clone())),
+        }
+    }
+
     /// Accepts a tenant's events, in one group. Each has its own result, in the same order: a
     /// receipt, or everything that is wrong with it.
     ///
@@ -92,10 +108,11 @@ impl Ingest {
     /// answered as a duplicate.
     pub async fn publish(
         &self,
+        _admission: &Admission,
         tenant_id: &TenantId,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
-        let tenant = self.admit(tenant_id)?;
+        let tenant = self.known(tenant_id)?;
         let mut accepted = Vec::with_capacity(events.len());
         let mut results = Vec::with_capacity(events.len());
         for event in events {
@@ -117,14 +134,7 @@ impl Ingest {
             .collect())
     }
 
-    fn admit(&self, tenant: &TenantId) -> Result<std::sync::Arc<Tenant>, Refused> {
-        let owner = self.slots.owner(tenant);
-        if owner.as_ref().is_none_or(|it| it.agent_id != self.agent_id) {
-            return Err(Refused::NotOwner {
-                tenant: tenant.clone(),
-                owner,
-            });
-        }
+    fn known(&self, tenant: &TenantId) -> Result<Arc<Tenant>, Refused> {
         let known = self.directory.tenant(tenant);
         let known = known.ok_or_else(|| Refused::UnknownTenant(tenant.clone()))?;
         if known.is_suspended() {

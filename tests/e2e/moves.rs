@@ -1,0 +1,155 @@
+//! Slots that move between agents while events are published to any of them: a ledger of what was acknowledged against
+//! what was received.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hookfleet_control_plane::test_support::TestEtcd;
+use hookfleet_proto::v1::{
+    ListAgentsRequest, agent::State, fleet_service_client::FleetServiceClient, publish_result,
+};
+use tonic::transport::Channel;
+
+use crate::harness::{
+    api::{create_tenant, event, publish, subscribe_in_force, to},
+    eventually,
+    process::{agent, control_plane},
+    receiver::Receiver,
+};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+const N_TENANTS: usize = 12;
+
+/// Tenants in slots of their own, each with a receiver of everything, and what was acknowledged.
+#[derive(Clone)]
+struct Ledger {
+    receiver: Receiver,
+    acked: Arc<Mutex<BTreeMap<(String, String), ()>>>,
+    n_acked: Arc<AtomicUsize>,
+}
+
+impl Ledger {
+    async fn start(admin: &Channel) -> Self {
+        let receiver = Receiver::start().await;
+        for number in 0..N_TENANTS {
+            let tenant = format!("tenant-{number}");
+            create_tenant(admin, &tenant).await;
+            subscribe_in_force(admin, &tenant, "hook", to(receiver.url(&tenant))).await;
+        }
+        Self {
+            receiver,
+            acked: Arc::default(),
+            n_acked: Arc::default(),
+        }
+    }
+
+    /// Publishes `n` events of all tenants in turn, through the agents in turn, each until it is acknowledged.
+    async fn publish(self, name: &'static str, through: Vec<Channel>, n: usize) {
+        for number in 0..n {
+            let tenant = format!("tenant-{}", number % N_TENANTS);
+            let event = event(&format!("{name}-{number}"), "orders.created", "{}");
+            for attempt in number.. {
+                let channel = &through[attempt % through.len()];
+                let published = publish(channel, &tenant, vec![event.clone()]).await;
+                match published.map(|mut results| results.pop()) {
+                    Ok(Some(publish_result::Result::Receipt(receipt))) => {
+                        let id = receipt.event.rsplit('/').next().unwrap().to_owned();
+                        self.acked.lock().unwrap().insert((tenant, id), ());
+                        self.n_acked.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    Ok(other) => panic!("a good event was refused: {other:?}"),
+                    // Killed, restarting, or not in sync yet.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        }
+    }
+
+    async fn acknowledged(&self, n: usize) {
+        eventually("events are acknowledged", PATIENCE, || async {
+            let n_acked = self.n_acked.load(Ordering::Relaxed);
+            if n_acked >= n { Ok(()) } else { Err(n_acked) }
+        })
+        .await;
+    }
+
+    /// How often each delivery was received.
+    fn counts(&self) -> BTreeMap<(String, String), usize> {
+        let mut counts = BTreeMap::new();
+        for it in self.receiver.received() {
+            if it.status.is_success() {
+                let id = it.header("webhook-id").to_owned();
+                *counts.entry((it.path, id)).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// Waits until everything acknowledged was received; answers how much was received more than once.
+    async fn settle(&self) -> usize {
+        eventually("everything acknowledged is received", PATIENCE, || async {
+            let (acked, counts) = (self.acked.lock().unwrap(), self.counts());
+            let missing: Vec<_> = acked
+                .keys()
+                .filter(|it| !counts.contains_key(*it))
+                .collect();
+            match missing.first() {
+                None => Ok(()),
+                Some(first) => Err(format!(
+                    "{} of {}, such as {first:?}",
+                    missing.len(),
+                    acked.len()
+                )),
+            }
+        })
+        .await;
+        self.counts().values().map(|count| count - 1).sum()
+    }
+}
+
+/// Waits until the live agents have these shares of the slots, from the least.
+async fn shares(admin: &Channel, expected: &[i32]) {
+    eventually("the slots are shared out", PATIENCE, || async {
+        let mut fleet = FleetServiceClient::new(admin.clone());
+        let agents = fleet.list_agents(ListAgentsRequest::default()).await;
+        let agents = agents.map_err(|it| it.to_string())?.into_inner().agents;
+        let live = agents.iter().filter(|it| it.state() == State::Live);
+        let mut shares: Vec<i32> = live.map(|it| it.slot_count).collect();
+        shares.sort_unstable();
+        if shares == expected {
+            Ok(())
+        } else {
+            Err(format!("{agents:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_joins_takes_its_share_and_nothing_is_lost_or_doubled() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[1024]).await;
+    let ledger = Ledger::start(&admin).await;
+    let alone = tokio::spawn(ledger.clone().publish("alone", vec![first.channel()], 1200));
+    ledger.acknowledged(300).await;
+
+    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[512, 512]).await;
+    let both = vec![first.channel(), second.channel()];
+    let together = tokio::spawn(ledger.clone().publish("together", both, 600));
+    alone.await.unwrap();
+    together.await.unwrap();
+    assert_eq!(ledger.settle().await, 0, "received twice");
+    assert_eq!(ledger.acked.lock().unwrap().len(), 1800);
+}
