@@ -26,7 +26,7 @@ use crate::{
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal, Recovered},
     leftovers,
-    relay::{self, Relay},
+    relay::{self, Relay, courier::Courier, parking::Parked},
     slots::Slots,
     sync::{
         client::{self, Client},
@@ -167,6 +167,16 @@ impl Agent {
             slots.set(table);
         }
 
+        let ingest = Ingest {
+            agent_id: config.identity.agent_id.to_string(),
+            directory: directory.clone(),
+            slots: slots.clone(),
+            parked: Parked::recovered(&recovered.pending),
+            journal: journal.clone(),
+            limits: config.event_limits,
+            clock,
+        };
+        let relay = Relay::new(slots.clone());
         let (suspensions_sender, suspensions) = mpsc::unbounded_channel();
         let (driver, handle) = Driver::new(
             driver::Config {
@@ -179,6 +189,10 @@ impl Agent {
                     journal: journal.clone(),
                     egress: config.egress,
                     clock,
+                },
+                courier: Courier {
+                    ingest: ingest.clone(),
+                    relay: relay.clone(),
                 },
                 hints: driver::hints::Store::new(&config.data_dir, sealer.clone()),
                 clock,
@@ -208,27 +222,19 @@ impl Agent {
             },
             mirror,
             snapshots,
-            directory: directory.clone(),
-            slots: slots.clone(),
+            directory,
+            slots,
             driver: handle,
             suspensions,
             leftovers,
             synced: ready.clone(),
         });
-        let ingest = Ingest {
-            agent_id: config.identity.agent_id.to_string(),
-            directory,
-            slots: slots.clone(),
-            journal: journal.clone(),
-            limits: config.event_limits,
-            clock,
-        };
         let redeliverer = Redeliverer {
             ingest: ingest.clone(),
             history: history.clone(),
         };
         Ok(Self {
-            publisher: Publisher::new(ingest, Relay::new(slots), ready.clone(), draining.clone()),
+            publisher: Publisher::new(ingest, relay, ready.clone(), draining.clone()),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,

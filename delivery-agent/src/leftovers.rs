@@ -14,6 +14,7 @@ use crate::{
     driver,
     history::History,
     journal::Journal,
+    relay::parking,
     slots::{self, Slots},
 };
 
@@ -83,7 +84,8 @@ impl Watcher {
 fn left(table: &SlotTable, agent_id: &str, tenants: &BTreeSet<TenantId>) -> BTreeSet<i32> {
     let others = tenants
         .iter()
-        .filter(|tenant| !slots::is_owner(table, tenant, agent_id));
+        .filter(|it| it.as_str() != parking::TENANT)
+        .filter(|it| !slots::is_owner(table, it, agent_id));
     let slots = others.filter_map(|tenant| slots::slot(table, tenant));
     slots.map(i32::from).collect()
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -17,7 +18,7 @@ use hookfleet_proto::v1::{
 use tonic::transport::Channel;
 
 use crate::harness::{
-    api::{create_tenant, event, publish, subscribe_in_force, to},
+    api::{create_tenant, event, keyed, ordered, publish, publish_one, subscribe_in_force, to},
     eventually,
     process::{agent, control_plane},
     receiver::Receiver,
@@ -152,4 +153,91 @@ async fn an_agent_that_joins_takes_its_share_and_nothing_is_lost_or_doubled() {
     together.await.unwrap();
     assert_eq!(ledger.settle().await, 0, "received twice");
     assert_eq!(ledger.acked.lock().unwrap().len(), 1800);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_for_an_agent_that_is_away_wait_at_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
+    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.5:0");
+    shares(&admin, &[512, 512]).await;
+    let ledger = Ledger::start(&admin).await;
+
+    let address = second.address.to_string();
+    second.kill();
+    let published = ledger.clone().publish("away", vec![first.channel()], 120);
+    published.await;
+    let received = ledger.counts();
+    let acked = ledger.acked.lock().unwrap().clone();
+    let waiting: Vec<_> = acked
+        .keys()
+        .filter(|it| !received.contains_key(*it))
+        .collect();
+    assert!(
+        waiting.len() >= 10,
+        "some tenants are the second agent's: {waiting:?}"
+    );
+    let second = agent(&dir.path().join("second"), plane.address, &address);
+    assert_eq!(ledger.settle().await, 0, "received twice");
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_a_key_arrive_in_order_while_their_slot_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[1024]).await;
+    let receiver = Receiver::start().await;
+    for number in 0..N_TENANTS {
+        let tenant = format!("tenant-{number}");
+        create_tenant(&admin, &tenant).await;
+        // Slow, and now and then it fails, so that there is always something left where the slot was.
+        receiver.answer_with(&tenant, |_, n_before| {
+            let status: u16 = if n_before % 15 == 3 { 503 } else { 200 };
+            (
+                status.try_into().unwrap(),
+                Vec::new(),
+                Duration::from_millis(20),
+            )
+        });
+        subscribe_in_force(&admin, &tenant, "hook", ordered(to(receiver.url(&tenant)))).await;
+    }
+    let publish_all = async |numbers: Range<usize>| {
+        for n in numbers {
+            for number in 0..N_TENANTS {
+                let event = keyed(event(&format!("{n:03}"), "orders.created", "{}"), "one");
+                publish_one(&first.channel(), &format!("tenant-{number}"), event).await;
+            }
+        }
+    };
+    publish_all(0..75).await;
+    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[512, 512]).await;
+    let n_left = 75 * N_TENANTS - receiver.received().len();
+    assert!(n_left > 100, "something is left where it was: {n_left}");
+    publish_all(75..150).await;
+    let expected: Vec<String> = (0..150).map(|n| format!("{n:03}")).collect();
+    for number in 0..N_TENANTS {
+        let tenant = format!("tenant-{number}");
+        let taken = || {
+            let received = receiver.received_at(&tenant).into_iter();
+            let taken = received.filter(|it| it.status.is_success());
+            taken
+                .map(|it| it.json()["id"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        eventually("everything is received", PATIENCE, || async {
+            let n = taken().len();
+            if n >= 150 { Ok(()) } else { Err(n) }
+        })
+        .await;
+        assert_eq!(taken(), expected, "of {tenant}");
+    }
+    drop(second);
 }

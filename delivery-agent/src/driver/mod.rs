@@ -25,6 +25,10 @@ use crate::{
     directory::{Directory, Effect},
     history::History,
     journal::{self, Deferred, Recovered, StoredEvent},
+    relay::{
+        courier::Courier,
+        parking::{self, PARKED},
+    },
 };
 
 pub use handle::Handle;
@@ -61,6 +65,8 @@ pub struct Config {
     pub directory: Directory,
     /// Makes attempts.
     pub caller: Caller,
+    /// Sends parked events on.
+    pub courier: Courier,
     /// Where what is learnt of receivers is kept.
     pub hints: hints::Store,
     /// The time.
@@ -101,6 +107,7 @@ pub struct Driver {
     clock: Clock,
     directory: Directory,
     caller: Caller,
+    courier: Courier,
     account: Account,
     disk_queue: DiskQueue,
     accepted: mpsc::Receiver<Arc<StoredEvent>>,
@@ -155,8 +162,9 @@ impl Driver {
             core,
             clock: config.clock,
             directory: config.directory,
+            account: Account::new(config.history, config.caller.journal.clone(), config.clock),
             caller: config.caller,
-            account: Account::new(config.history, config.clock),
+            courier: config.courier,
             disk_queue,
             accepted: config.accepted,
             accepting: Vec::with_capacity(ACCEPTED_BATCH),
@@ -175,6 +183,9 @@ impl Driver {
             drain_timeout: config.drain_timeout,
         };
         driver.handle_input(Input::Effects(known));
+        if let Some(settings) = parking::settings() {
+            driver.core.handle_subscription(PARKED, settings, now);
+        }
         Ok((driver, handle))
     }
 
@@ -331,7 +342,10 @@ impl Driver {
                     due: now,
                 };
                 let directory = &self.directory;
-                let settings = || directory.settings(&target.uid);
+                let settings = || match target.uid {
+                    PARKED => parking::settings(),
+                    uid => directory.settings(&uid),
+                };
                 self.core
                     .handle_accepted(target.queue(), waiting, settings, now);
             }

@@ -5,8 +5,14 @@ use std::time::Duration;
 use hookfleet_contract::{id::DeliveryId, response::Verdict, retry::Jitter, time::Timestamp};
 use hookfleet_proto::v1::DeadLetterReason;
 
+use tokio::sync::mpsc;
+
 use super::{Driver, Reviewed};
-use crate::core::{Attempt, Command, Finished, QueueId, Waiting};
+use crate::{
+    callback::Completed,
+    core::{Attempt, Command, Finished, QueueId, Waiting},
+    relay::parking::PARKED,
+};
 
 impl Driver {
     /// Performs everything the core asks for; returns the time it is left at.
@@ -25,6 +31,14 @@ impl Driver {
     }
 
     fn start(&mut self, attempt: Attempt, now: Timestamp) {
+        let completions = self.completions.0.clone();
+        if attempt.subscription == PARKED {
+            let courier = self.courier.clone();
+            self.tasks.spawn(async move {
+                end(completions, courier.carry(attempt).await);
+            });
+            return;
+        }
         let Some(subscription) = self.directory.subscription(&attempt.subscription) else {
             // Gone since the core was told of it; the word of that is on its way.
             let reason = DeadLetterReason::SubscriptionEnded;
@@ -32,12 +46,9 @@ impl Driver {
                 .handle_finished(refused(attempt, reason, now), now);
             return;
         };
-        let (caller, completions) = (self.caller.clone(), self.completions.0.clone());
+        let caller = self.caller.clone();
         self.tasks.spawn(async move {
-            let completed = caller.call(attempt, subscription).await;
-            if completions.send(completed).is_err() {
-                tracing::debug!("an attempt ended after the driver");
-            }
+            end(completions, caller.call(attempt, subscription).await);
         });
     }
 
@@ -100,6 +111,12 @@ impl Driver {
                 tracing::debug!("a review ended after the driver");
             }
         });
+    }
+}
+
+fn end(completions: mpsc::UnboundedSender<Completed>, completed: Completed) {
+    if completions.send(completed).is_err() {
+        tracing::debug!("an attempt ended after the driver");
     }
 }
 

@@ -1,4 +1,10 @@
 //! Events for slots of other agents, on their way to them.
+//!
+//! - [`Relay`]: speaks to the owners of slots.
+//! - [`parking`], [`courier`]: what cannot go now waits here, durably, and is sent on later.
+
+pub mod courier;
+pub mod parking;
 
 use std::{error::Error as _, time::Duration};
 
