@@ -26,7 +26,12 @@ use crate::{
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal, Recovered},
     leftovers,
-    relay::{self, Relay, courier::Courier, parking::Parked},
+    relay::{
+        self, Relay,
+        courier::Courier,
+        handover::{HandOver, Handed, Lot},
+        parking::Parked,
+    },
     slots::Slots,
     sync::{
         client::{self, Client},
@@ -108,6 +113,8 @@ pub struct Agent {
     driver: Driver,
     client: Client,
     leftovers: leftovers::Watcher,
+    handover: HandOver,
+    handovers: (mpsc::UnboundedReceiver<Lot>, mpsc::UnboundedSender<Handed>),
     journal: Journal,
     history: History,
     clock: Clock,
@@ -177,6 +184,15 @@ impl Agent {
             clock,
         };
         let relay = Relay::new(slots.clone());
+        let (lots_sender, lots) = mpsc::unbounded_channel();
+        let (handed_sender, handed) = mpsc::unbounded_channel();
+        let handover = HandOver {
+            agent_id: config.identity.agent_id.to_string(),
+            journal_id: config.identity.journal_id,
+            slots: slots.clone(),
+            journal: journal.clone(),
+            relay: relay.clone(),
+        };
         let (suspensions_sender, suspensions) = mpsc::unbounded_channel();
         let (driver, handle) = Driver::new(
             driver::Config {
@@ -194,6 +210,7 @@ impl Agent {
                     ingest: ingest.clone(),
                     relay: relay.clone(),
                 },
+                handovers: (lots_sender, handed),
                 hints: driver::hints::Store::new(&config.data_dir, sealer.clone()),
                 clock,
                 accepted,
@@ -239,6 +256,8 @@ impl Agent {
             driver,
             client,
             leftovers: watcher,
+            handover,
+            handovers: (lots, handed_sender),
             journal,
             history,
             clock,
@@ -284,6 +303,8 @@ impl Agent {
             driver,
             client,
             leftovers,
+            handover,
+            handovers: (lots, handed),
             journal,
             history,
             clock,
@@ -304,6 +325,7 @@ impl Agent {
             }
         });
         let looking = tokio::spawn(leftovers.run());
+        let handing = tokio::spawn(handover.run(lots, handed));
         let expiring = tokio::spawn(expire(history.clone(), clock));
         let driving = shutdown.clone();
         let ended = tokio::select! {
@@ -314,6 +336,7 @@ impl Agent {
         boot.abort();
         expiring.abort();
         looking.abort();
+        handing.abort();
         // A disk that failed is not waited for.
         ended?;
         sync_shutdown.cancel();

@@ -95,6 +95,12 @@ impl Slots {
         }
     }
 
+    /// Who owns the tenant's slot.
+    #[must_use]
+    pub fn owner(&self, tenant: &TenantId) -> Option<Owner> {
+        owner(&self.0.in_force.borrow().table, tenant)
+    }
+
     /// The slot of a tenant, once there is a table.
     #[must_use]
     pub fn slot(&self, tenant: &TenantId) -> Option<Slot> {

@@ -77,6 +77,7 @@ impl Account {
         let standing = match end {
             End::Succeeded => Standing::Succeeded,
             End::DeadLettered(reason) => Standing::DeadLettered(reason),
+            End::HandedOver => Standing::HandedOver,
         };
         self.tell(delivery, progress, standing);
     }

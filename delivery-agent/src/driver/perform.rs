@@ -11,7 +11,7 @@ use super::{Driver, Reviewed};
 use crate::{
     callback::Completed,
     core::{Attempt, Command, Finished, QueueId, Waiting},
-    relay::parking::PARKED,
+    relay::{handover::Lot, parking::PARKED},
 };
 
 impl Driver {
@@ -72,6 +72,7 @@ impl Driver {
                 until,
                 limit,
             } => self.disk_queue.load(queue, until, limit),
+            Command::HandOver { queue, lot } => self.hand_over(queue, lot),
             Command::Settle {
                 delivery,
                 progress,
@@ -88,6 +89,24 @@ impl Driver {
                     tracing::debug!("the sync client has ended");
                 }
             }
+        }
+    }
+
+    fn hand_over(&mut self, queue: QueueId, deliveries: Vec<Waiting>) {
+        let now = self.clock.now();
+        let Some(subscription) = self.directory.subscription(&queue.subscription) else {
+            // Gone since the core was told of it; the word of that is on its way.
+            self.core.handle_handed(queue, deliveries, false, now);
+            return;
+        };
+        let lot = Lot {
+            subscription,
+            queue,
+            deliveries,
+        };
+        if let Err(unsent) = self.lots.send(lot) {
+            self.core
+                .handle_handed(queue, unsent.0.deliveries, false, now);
         }
     }
 

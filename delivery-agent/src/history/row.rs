@@ -167,6 +167,7 @@ impl Row {
             Standing::Deferred { due } => (State::Pending, due, DeadLetterReason::Unspecified),
             Standing::Succeeded => (State::Succeeded, outcome.at, DeadLetterReason::Unspecified),
             Standing::DeadLettered(reason) => (State::DeadLettered, outcome.at, reason),
+            Standing::HandedOver => (State::HandedOver, outcome.at, DeadLetterReason::Unspecified),
         };
         Self {
             place: 0,

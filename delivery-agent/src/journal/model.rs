@@ -115,6 +115,8 @@ pub enum Standing {
     Succeeded,
     /// Given up. Settled.
     DeadLettered(DeadLetterReason),
+    /// Another agent goes on with it. Settled.
+    HandedOver,
     /// It will be attempted again.
     Deferred {
         /// When.
@@ -217,7 +219,7 @@ impl Standing {
     #[must_use]
     pub fn is_settled(self) -> bool {
         match self {
-            Self::Succeeded | Self::DeadLettered(_) => true,
+            Self::Succeeded | Self::DeadLettered(_) | Self::HandedOver => true,
             Self::Deferred { .. } => false,
         }
     }

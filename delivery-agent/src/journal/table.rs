@@ -189,7 +189,7 @@ impl Live {
         };
         delivery.progress = outcome.progress;
         match outcome.standing {
-            Standing::Succeeded | Standing::DeadLettered(_) => {
+            Standing::Succeeded | Standing::DeadLettered(_) | Standing::HandedOver => {
                 delivery.settled = true;
                 self.n_unsettled -= 1;
             }

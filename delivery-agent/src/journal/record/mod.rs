@@ -267,6 +267,7 @@ pub(super) fn get_event(mut body: Bytes) -> Result<StoredEvent, Invalid> {
 const STANDING_SUCCEEDED: u8 = 1;
 const STANDING_DEAD_LETTERED: u8 = 2;
 const STANDING_DEFERRED: u8 = 3;
+const STANDING_HANDED_OVER: u8 = 4;
 
 fn put_outcome(body: &mut Vec<u8>, outcome: &Outcome) {
     put_delivery(body, outcome.delivery);
@@ -275,6 +276,7 @@ fn put_outcome(body: &mut Vec<u8>, outcome: &Outcome) {
     body.put_u64_le(outcome.at.0);
     match outcome.standing {
         Standing::Succeeded => body.put_u8(STANDING_SUCCEEDED),
+        Standing::HandedOver => body.put_u8(STANDING_HANDED_OVER),
         Standing::DeadLettered(reason) => {
             body.put_u8(STANDING_DEAD_LETTERED);
             body.put_i32_le(reason.into());
@@ -296,6 +298,7 @@ fn get_outcome(mut body: Bytes) -> Result<Outcome, Invalid> {
         at: Timestamp(body.try_get_u64_le()?),
         standing: match body.try_get_u8()? {
             STANDING_SUCCEEDED => Standing::Succeeded,
+            STANDING_HANDED_OVER => Standing::HandedOver,
             // A reason of a later version is still a dead letter.
             STANDING_DEAD_LETTERED => Standing::DeadLettered(
                 DeadLetterReason::try_from(body.try_get_i32_le()?).unwrap_or_default(),

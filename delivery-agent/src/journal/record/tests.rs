@@ -54,6 +54,7 @@ fn origin() -> impl Strategy<Value = Origin> {
 fn outcome() -> impl Strategy<Value = Record> {
     let standing = prop_oneof![
         Just(Standing::Succeeded),
+        Just(Standing::HandedOver),
         (0..=10).prop_map(|it| Standing::DeadLettered(DeadLetterReason::try_from(it).unwrap())),
         any::<u64>().prop_map(|due| Standing::Deferred {
             due: Timestamp(due)
