@@ -1,7 +1,7 @@
 //! The composition root of the agent: opens what is on disk, wires the parts, runs them, and stops
 //! them in the order in which they depend on each other.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{convert::Infallible, future::pending, io, path::PathBuf, time::Duration};
 
 use hookfleet_contract::{event::Limits, seal::Sealer, target::Rules};
 use hookfleet_egress::Egress;
@@ -20,6 +20,7 @@ use crate::{
     callback::Caller,
     clock::Clock,
     directory::Directory,
+    drain::Drain,
     driver::{self, Driver},
     history::{self, History},
     identity::Identity,
@@ -74,6 +75,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// How long attempts in flight may go on after shutdown.
     pub drain_timeout: Duration,
+    /// How long other agents have to take what is here at shutdown. Without it slots stay, and what waits does.
+    pub leave_timeout: Option<Duration>,
 }
 
 /// Why an agent cannot start or go on.
@@ -113,6 +116,7 @@ pub struct Agent {
     driver: Driver,
     client: Client,
     leftovers: leftovers::Watcher,
+    drain: Option<(Drain, Duration)>,
     handover: HandOver,
     handovers: (mpsc::UnboundedReceiver<Lot>, mpsc::UnboundedSender<Handed>),
     journal: Journal,
@@ -229,6 +233,18 @@ impl Agent {
             driver: handle.clone(),
             told,
         };
+        let (draining_sender, asked) = watch::channel(false);
+        let drain = config.leave_timeout.map(|patience| {
+            let drain = Drain {
+                agent_id: config.identity.agent_id.to_string(),
+                slots: slots.clone(),
+                leftovers: leftovers.clone(),
+                driver: handle.clone(),
+                draining: draining_sender,
+                closed: draining.clone(),
+            };
+            (drain, patience)
+        });
         let client = Client::new(client::Config {
             control_planes: config.control_planes,
             identity: client::Identity {
@@ -244,6 +260,7 @@ impl Agent {
             driver: handle,
             suspensions,
             leftovers,
+            draining: asked,
             synced: ready.clone(),
         });
         let redeliverer = Redeliverer {
@@ -256,6 +273,7 @@ impl Agent {
             driver,
             client,
             leftovers: watcher,
+            drain,
             handover,
             handovers: (lots, handed_sender),
             journal,
@@ -303,6 +321,7 @@ impl Agent {
             driver,
             client,
             leftovers,
+            drain,
             handover,
             handovers: (lots, handed),
             journal,
@@ -327,10 +346,21 @@ impl Agent {
         let looking = tokio::spawn(leftovers.run());
         let handing = tokio::spawn(handover.run(lots, handed));
         let expiring = tokio::spawn(expire(history.clone(), clock));
-        let driving = shutdown.clone();
+        let stop = CancellationToken::new();
+        let leaving = async {
+            shutdown.cancelled().await;
+            if let Some((drain, patience)) = drain {
+                let is_empty = drain.run(patience).await;
+                tracing::info!(is_empty, "left the fleet");
+            }
+            draining.cancel();
+            stop.cancel();
+            pending::<Infallible>().await
+        };
         let ended = tokio::select! {
-            ended = driver.run(driving) => ended.map_err(Error::from),
+            ended = driver.run(stop.clone()) => ended.map_err(Error::from),
             () = fatal.cancelled() => Err(Error::Fatal),
+            never = leaving => match never {},
         };
         draining.cancel();
         boot.abort();

@@ -137,6 +137,14 @@ impl Admission {
     }
 }
 
+/// Whether the agent owns a slot.
+#[must_use]
+pub fn owns_any(table: &SlotTable, agent_id: &str) -> bool {
+    let place = table.owners.iter().position(|it| it.agent_id == agent_id);
+    let place = place.and_then(|it| i32::try_from(it + 1).ok());
+    place.is_some_and(|place| table.slot_owners.contains(&place))
+}
+
 /// Whether the agent owns the tenant's slot.
 #[must_use]
 pub fn is_owner(table: &SlotTable, tenant: &TenantId, agent_id: &str) -> bool {

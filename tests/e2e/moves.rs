@@ -13,14 +13,18 @@ use std::{
 
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{
-    ListAgentsRequest, agent::State, fleet_service_client::FleetServiceClient, publish_result,
+    ListAgentsRequest, Subscription, agent::State, fleet_service_client::FleetServiceClient,
+    publish_result,
 };
 use tonic::transport::Channel;
 
 use crate::harness::{
-    api::{create_tenant, event, keyed, ordered, publish, publish_one, subscribe_in_force, to},
+    api::{
+        create_tenant, deliveries, event, keyed, ordered, publish, publish_one, retries,
+        subscribe_in_force, to,
+    },
     eventually,
-    process::{agent, control_plane},
+    process::{Process, agent, control_plane},
     receiver::Receiver,
 };
 
@@ -41,7 +45,11 @@ impl Ledger {
         for number in 0..N_TENANTS {
             let tenant = format!("tenant-{number}");
             create_tenant(admin, &tenant).await;
-            subscribe_in_force(admin, &tenant, "hook", to(receiver.url(&tenant))).await;
+            let wanted = Subscription {
+                retry_policy: retries(&[1; 50]),
+                ..to(receiver.url(&tenant))
+            };
+            subscribe_in_force(admin, &tenant, "hook", wanted).await;
         }
         Self {
             receiver,
@@ -240,4 +248,88 @@ async fn events_of_a_key_arrive_in_order_while_their_slot_moves() {
         assert_eq!(taken(), expected, "of {tenant}");
     }
     drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[1024]).await;
+    let ledger = Ledger::start(&admin).await;
+    for number in 0..N_TENANTS {
+        ledger.receiver.answer(&format!("tenant-{number}"), 503);
+    }
+    let published = ledger.clone().publish("waits", vec![first.channel()], 240);
+    published.await;
+    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[512, 512]).await;
+
+    // Each is pending at one of them, and nowhere else.
+    let pending = async |agent: &Process| {
+        let mut counts = Vec::new();
+        for number in 0..N_TENANTS {
+            let tenant = format!("tenant-{number}");
+            let found = deliveries(&agent.channel(), &tenant, "state = PENDING").await;
+            counts.push(found.len());
+        }
+        counts
+    };
+    let moved = eventually("the second has its share", PATIENCE, || async {
+        let (first, second) = (pending(&first).await, pending(&second).await);
+        let is_apart = first
+            .iter()
+            .zip(&second)
+            .all(|it| matches!(it, (0, 20) | (20, 0)));
+        let n_moved = second.iter().filter(|it| **it > 0).count();
+        if is_apart && n_moved > 0 {
+            Ok(n_moved)
+        } else {
+            Err((first, second))
+        }
+    })
+    .await;
+    assert!(moved < N_TENANTS, "some stay where they were");
+    // What the second has it has for good.
+    let address = second.address.to_string();
+    second.kill();
+    let second = agent(&dir.path().join("second"), plane.address, &address);
+    for number in 0..N_TENANTS {
+        ledger.receiver.answer(&format!("tenant-{number}"), 204);
+    }
+    assert_eq!(ledger.settle().await, 0, "received twice");
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_ends_in_order_leaves_nothing_behind_and_nobody_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
+    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[512, 512]).await;
+    let ledger = Ledger::start(&admin).await;
+    // Some wait for their next attempt.
+    for number in 0..N_TENANTS / 2 {
+        let path = format!("tenant-{number}");
+        ledger.receiver.answer_with(&path, |_, n_before| {
+            let status: u16 = if n_before < 60 { 503 } else { 204 };
+            (status.try_into().unwrap(), Vec::new(), Duration::ZERO)
+        });
+    }
+    let stays = tokio::spawn(ledger.clone().publish("stays", vec![first.channel()], 900));
+    let both = vec![second.channel(), first.channel()];
+    let goes = tokio::spawn(ledger.clone().publish("goes", both, 600));
+    ledger.acknowledged(300).await;
+    assert!(second.terminate().await.success());
+    // Nothing of it is needed any more.
+    std::fs::remove_dir_all(dir.path().join("second")).unwrap();
+    stays.await.unwrap();
+    goes.await.unwrap();
+    assert_eq!(ledger.settle().await, 0, "received twice");
+    shares(&admin, &[1024]).await;
 }
