@@ -59,6 +59,8 @@ pub(crate) struct ControlPlane {
     pub(crate) etcd: Vec<String>,
     /// The key that seals secrets, the same for every control plane. Made if there is none.
     pub(crate) key_file: PathBuf,
+    /// How long an agent may be away before others get its slots, in seconds; the life of its lease, 15 s, comes first.
+    pub(crate) agent_hold_seconds: u64,
     /// Callback URLs may be on loopback, and plain http there.
     pub(crate) allow_loopback_targets: bool,
     /// Callback URLs may be plain http.
@@ -169,6 +171,7 @@ impl Default for ControlPlane {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
             key_file: "hookfleet-secrets.key".into(),
+            agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
         }

@@ -133,6 +133,7 @@ impl Standalone {
 /// Starts a control plane on etcd.
 pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Result<Running> {
     let sealing_key = key_file::load_or_create(&config.key_file)?;
+    let agent_hold = Duration::from_secs(config.agent_hold_seconds);
     let store = Etcd::connect(etcd::Config::new(config.etcd));
     let store: Arc<dyn Store> = Arc::new(store.await.context("cannot use etcd")?);
     let (listener, address) = bind(config.listen).await?;
@@ -143,6 +144,10 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         rules(config.allow_loopback_targets, config.allow_http_targets),
         readiness.clone(),
     );
+    let control_plane = hookfleet_control_plane::Config {
+        agent_hold,
+        ..control_plane
+    };
     let control_plane = ControlPlane::start(control_plane).await?;
     let services = Services::new(readiness)
         .with(control_plane.tenant_service())

@@ -24,7 +24,7 @@ use crate::harness::{
         subscribe_in_force, to,
     },
     eventually,
-    process::{Process, agent, control_plane},
+    process::{Process, agent, agent_command, control_plane, hookfleet},
     receiver::Receiver,
 };
 
@@ -332,4 +332,48 @@ async fn an_agent_that_ends_in_order_leaves_nothing_behind_and_nobody_is_refused
     goes.await.unwrap();
     assert_eq!(ledger.settle().await, 0, "received twice");
     shares(&admin, &[1024]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_drain_freeze_and_pin() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let start = |id: &str| {
+        let mut command = agent_command(&dir.path().join(id), plane.address);
+        command.args(["--agent-id", id]);
+        Process::start(command, "127.0.0.1:0")
+    };
+    let (first, second) = (start("first"), start("second"));
+    shares(&admin, &[512, 512]).await;
+    let fleet = |arguments: &[&str]| {
+        let mut command = hookfleet();
+        command.arg("fleet").args(arguments).arg("--server");
+        let output = command
+            .arg(format!("http://{}", plane.address))
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    fleet(&["drain", "second", "--wait"]);
+    shares(&admin, &[0, 1024]).await;
+    fleet(&["pin", "7", "second"]);
+    shares(&admin, &[1, 1023]).await;
+    let placement = fleet(&["placement"]);
+    assert!(placement.contains("7-7"), "{placement}");
+
+    fleet(&["freeze"]);
+    fleet(&["unpin", "7"]);
+    fleet(&["undrain", "second"]);
+    let third = start("third");
+    shares(&admin, &[0, 1, 1023]).await;
+    let status = fleet(&["status"]);
+    let lines: Vec<&str> = status.lines().collect();
+    assert!(lines.len() == 4 && lines[0].contains("LEAVING"), "{status}");
+    fleet(&["unfreeze"]);
+    shares(&admin, &[341, 341, 342]).await;
+    drop((first, second, third));
 }
