@@ -25,7 +25,7 @@ use crate::{
     history::{self, History},
     identity::Identity,
     ingest::{Ingest, redelivery::Redeliverer},
-    journal::{self, Journal, Recovered},
+    journal::{self, Journal},
     leftovers,
     relay::{
         self, Relay,
@@ -161,7 +161,7 @@ impl Agent {
             &database,
             accepted_sender,
         )?;
-        report(&recovered);
+        recovered.report();
         let history = History::open(database, clock.now(), journal.clone())?;
 
         let directory = Directory::default();
@@ -377,24 +377,6 @@ impl Agent {
         journal.close().await;
         Ok(())
     }
-}
-
-/// Says what the journal came back with.
-fn report(recovered: &Recovered) {
-    for damage in &recovered.damage {
-        tracing::error!(
-            ?damage,
-            "the journal is damaged; everything around it was read"
-        );
-    }
-    let pending: u64 = recovered.pending.iter().map(|it| it.count).sum();
-    let Recovered {
-        next_seq,
-        torn_bytes,
-        clean,
-        ..
-    } = recovered;
-    tracing::info!(pending, next_seq, torn_bytes, clean, "journal recovered");
 }
 
 /// Drops days of history that are over.

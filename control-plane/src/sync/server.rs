@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt as _};
 use hookfleet_contract::name::AgentId;
 use hookfleet_gateway::status::ApiError;
 use hookfleet_proto::fleet::{
-    Ack, Bookmark, Goaway, Heartbeat, Hello, StoredAgent, SyncRequest, SyncResponse, Welcome,
+    Ack, Bookmark, Heartbeat, Hello, StoredAgent, SyncRequest, SyncResponse, Welcome,
     sync_request::Message as Said, sync_response::Message as Told,
 };
 use tokio::{
@@ -36,8 +36,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// One update, its bookmarks until the agent counts as silent, and the welcome: a session never waits for room.
 const OUTBOUND: usize = 16;
 const SUPERSEDED: &str = "the agent has a newer session";
-/// How reconnections after a shutdown are spread, in milliseconds.
-const RECONNECT: (i32, i32) = (200, 2000);
 
 /// Which cluster this is.
 #[derive(Clone, Debug)]
@@ -230,7 +228,7 @@ impl Connection {
             () = shutdown.cancelled() => Some("the control plane is shutting down"),
         };
         if let Some(reason) = goodbye {
-            drop(told.try_send(goaway(reason)));
+            drop(told.try_send(wire::goaway(reason)));
         }
         drop(told);
         tracing::info!(agent = %self.agent, goodbye, "agent disconnected");
@@ -308,7 +306,7 @@ impl Connection {
                 }
                 Some(Command::Close(reason)) => {
                     tracing::warn!(agent = %self.agent, %reason, "giving up the agent's session");
-                    drop(self.told.try_send(goaway(&reason.to_string())));
+                    drop(self.told.try_send(wire::goaway(&reason.to_string())));
                     return Err(Over);
                 }
             }
@@ -393,16 +391,5 @@ impl Connection {
             message: Some(message),
         };
         self.told.send(response).await.map_err(|_| Over)
-    }
-}
-
-fn goaway(reason: &str) -> SyncResponse {
-    let (reconnect_min_millis, reconnect_max_millis) = RECONNECT;
-    SyncResponse {
-        message: Some(Told::Goaway(Goaway {
-            reason: reason.to_owned(),
-            reconnect_min_millis,
-            reconnect_max_millis,
-        })),
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use hookfleet_contract::name::{AgentName, SubscriptionName};
 use hookfleet_proto::fleet::{
-    Resource, SlotTable, StoredSubscription, StoredTenant, Update, resource::Body,
+    Goaway, Resource, SlotTable, StoredSubscription, StoredTenant, SyncResponse, Update,
+    resource::Body, sync_response::Message as Told,
 };
 use prost::Message as _;
 
@@ -16,6 +17,9 @@ use crate::{
     stored,
     vault::Vault,
 };
+
+/// How reconnections after a shutdown are spread, in milliseconds.
+const RECONNECT: (i32, i32) = (200, 2000);
 
 /// A resource of a draft that cannot be read.
 #[derive(Debug)]
@@ -89,5 +93,17 @@ fn name(key: &str) -> String {
         Some(Kind::Subscription(_, name)) => SubscriptionName::to_string(&name),
         Some(Kind::Agent(agent)) => AgentName { agent }.to_string(),
         Some(Kind::Slots | Kind::Fleet) | None => key.to_owned(),
+    }
+}
+
+/// The session is about to end.
+pub(crate) fn goaway(reason: &str) -> SyncResponse {
+    let (reconnect_min_millis, reconnect_max_millis) = RECONNECT;
+    SyncResponse {
+        message: Some(Told::Goaway(Goaway {
+            reason: reason.to_owned(),
+            reconnect_min_millis,
+            reconnect_max_millis,
+        })),
     }
 }

@@ -51,6 +51,26 @@ pub struct Recovered {
     pub clean: bool,
 }
 
+impl Recovered {
+    /// Says what the journal came back with.
+    pub fn report(&self) {
+        for damage in &self.damage {
+            tracing::error!(
+                ?damage,
+                "the journal is damaged; everything around it was read"
+            );
+        }
+        let pending: u64 = self.pending.iter().map(|it| it.count).sum();
+        let Self {
+            next_seq,
+            torn_bytes,
+            clean,
+            ..
+        } = self;
+        tracing::info!(pending, next_seq, torn_bytes, clean, "journal recovered");
+    }
+}
+
 /// The waiting deliveries of one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingSummary {
