@@ -3,8 +3,11 @@
 //!
 //! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
 //! - [`transcode`]: the API as HTTP/JSON.
+//! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
+mod body;
+mod facade;
 pub mod filter;
 mod intake;
 pub mod listener;
@@ -12,6 +15,7 @@ pub mod page;
 pub mod readiness;
 pub mod services;
 pub mod status;
+mod tenant;
 pub mod transcode;
 
 #[cfg(test)]

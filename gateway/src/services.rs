@@ -4,10 +4,15 @@
 use std::convert::Infallible;
 
 use axum::{
-    Router, extract::State, http::StatusCode, middleware::map_request, response::IntoResponse,
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::map_request,
+    response::IntoResponse,
     routing::get,
 };
 use hookfleet_proto::DESCRIPTORS;
+use prost_reflect::DescriptorPool;
 use tonic::{
     body::Body,
     server::NamedService,
@@ -16,7 +21,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
-use crate::{intake::Intake, readiness::Readiness, transcode};
+use crate::{facade::Facade, intake::Intake, readiness::Readiness, transcode};
 
 /// What a process serves.
 #[derive(Debug)]
@@ -90,6 +95,7 @@ impl Services {
 
         let grpc = self.routes.routes().prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
+        let facade = facade(&self.names, &grpc)?;
         let intake = Intake::new(DESCRIPTORS).map_err(transcode::Error::from)?;
         let meter = map_request(move |request| {
             let metered = intake.meter(request);
@@ -102,9 +108,26 @@ impl Services {
         let api = grpc
             .into_axum_router()
             .reset_fallback()
-            .fallback_service(json);
+            .fallback(move |request: Request| {
+                let (json, facade) = (json.clone(), facade.clone());
+                async move {
+                    match facade.filter(|_| Facade::has(request.uri().path())) {
+                        Some(facade) => facade.answer(request).await,
+                        None => json.answer(request).await,
+                    }
+                }
+            });
         Ok(probes.merge(api.layer(meter)))
     }
+}
+
+/// The facade, where subscriptions are served.
+fn facade(names: &[&str], routes: &Routes) -> Result<Option<Facade>, Error> {
+    if !names.contains(&"hookfleet.v1.SubscriptionService") {
+        return Ok(None);
+    }
+    let pool = DescriptorPool::decode(DESCRIPTORS).map_err(transcode::Error::from)?;
+    Ok(Facade::new(routes.clone(), &pool))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {

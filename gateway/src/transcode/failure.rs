@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// The body of a failed call.
-pub(super) fn body(status: &Status) -> Value {
+pub(crate) fn body(status: &Status) -> Value {
     json!({
         "error": {
             "code": http_status(status.code()).as_u16(),
@@ -60,13 +60,13 @@ fn details(status: &Status) -> Vec<Value> {
 }
 
 /// The seconds that a caller is asked to wait, rounded up.
-pub(super) fn retry_after(status: &Status) -> Option<u64> {
+pub(crate) fn retry_after(status: &Status) -> Option<u64> {
     let delay = status.get_error_details().retry_info()?.retry_delay?;
     Some(delay.as_secs() + u64::from(delay.subsec_nanos() > 0))
 }
 
 /// The HTTP status of a gRPC code, by `google.rpc.Code`.
-pub(super) fn http_status(code: Code) -> StatusCode {
+pub(crate) fn http_status(code: Code) -> StatusCode {
     let status = match code {
         Code::Ok => 200,
         Code::Cancelled => 499,

@@ -1,7 +1,8 @@
 //! The API as HTTP/JSON: every unary method with a `google.api.http` rule, by its descriptors. What
 //! comes in as JSON goes to the same gRPC service in the same process, so both dialects are one API.
 
-mod failure;
+pub(crate) mod annotation;
+pub(crate) mod failure;
 mod request;
 mod rule;
 mod template;
@@ -17,18 +18,15 @@ use std::{
 use axum::{body::Body as HttpBody, response::Response};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use hookfleet_proto::DESCRIPTORS;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Extensions, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::{Status, service::Routes};
 use tower::{Service, ServiceExt as _};
 
-use crate::status::ApiError;
+use crate::{body, status::ApiError};
 use rule::Rule;
-
-/// The most bytes of a body.
-const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// The rules cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +65,8 @@ impl Transcoder {
         self.rules.len()
     }
 
-    async fn answer(self, request: Request<HttpBody>) -> Response {
+    /// Answers a request.
+    pub(crate) async fn answer(self, request: Request<HttpBody>) -> Response {
         match self.call(request).await {
             Ok(body) => json(StatusCode::OK, &body),
             Err(Refused::Status(status)) => {
@@ -111,13 +110,15 @@ impl Transcoder {
                 false => Refused::Method(allowed.join(", ")),
             });
         };
-        let body = read(&head.headers, body).await?;
+        let body = body::read(&head.headers, body)
+            .await
+            .map_err(Refused::Status)?;
         let query = head.uri.query().unwrap_or_default();
         let message = request::message(rule, bound, query, &body)?;
         let response = self
             .routes
             .clone()
-            .oneshot(grpc_request(rule, &message))
+            .oneshot(grpc_request(rule, &message, head.extensions))
             .await;
         let response = response.unwrap_or_else(|never| match never {});
         let message = grpc_response(rule, response)
@@ -144,29 +145,20 @@ impl From<ApiError> for Refused {
     }
 }
 
-/// Reads a body that says its size only as far as it may be read.
-async fn read(headers: &HeaderMap, body: HttpBody) -> Result<Bytes, ApiError> {
-    let too_large =
-        || ApiError::invalid_field("", format!("the body may have {MAX_BODY_BYTES} bytes"));
-    let said = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|it| it.to_str().ok()?.parse::<usize>().ok());
-    if said.is_some_and(|it| it > MAX_BODY_BYTES) {
-        return Err(too_large());
-    }
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
-    body.map(http_body_util::Collected::to_bytes)
-        .map_err(|_| too_large())
-}
-
 /// A frame is a flag, a length and a message.
-fn grpc_request(rule: &Rule, message: &DynamicMessage) -> Request<tonic::body::Body> {
+fn grpc_request(
+    rule: &Rule,
+    message: &DynamicMessage,
+    extensions: Extensions,
+) -> Request<tonic::body::Body> {
     let mut frame = BytesMut::with_capacity(5 + message.encoded_len());
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
     frame.put_slice(&message.encode_to_vec());
     let mut request = Request::new(tonic::body::Body::new(Full::new(frame.freeze())));
     *request.method_mut() = http::Method::POST;
+    // Who calls, and whatever else is known of the request.
+    *request.extensions_mut() = extensions;
     if let Ok(uri) = rule.grpc_path.parse() {
         *request.uri_mut() = uri;
     }
