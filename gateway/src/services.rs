@@ -8,11 +8,10 @@ use axum::{
     extract::{Request, State},
     http::StatusCode,
     middleware::map_request,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::get,
 };
 use hookfleet_proto::DESCRIPTORS;
-use prost_reflect::DescriptorPool;
 use tonic::{
     body::Body,
     server::NamedService,
@@ -21,7 +20,14 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
-use crate::{facade::Facade, intake::Intake, readiness::Readiness, transcode};
+use crate::{
+    descriptors,
+    events::Events,
+    facade::Facade,
+    intake::Intake,
+    readiness::Readiness,
+    transcode::{self, Transcoder},
+};
 
 /// What a process serves.
 #[derive(Debug)]
@@ -95,8 +101,8 @@ impl Services {
 
         let grpc = self.routes.routes().prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
-        let facade = facade(&self.names, &grpc)?;
-        let intake = Intake::new(DESCRIPTORS).map_err(transcode::Error::from)?;
+        let surfaces = Surfaces::new(&self.names, &grpc, json);
+        let intake = Intake::new(descriptors::pool());
         let meter = map_request(move |request| {
             let metered = intake.meter(request);
             async move { metered }
@@ -108,26 +114,42 @@ impl Services {
         let api = grpc
             .into_axum_router()
             .reset_fallback()
-            .fallback(move |request: Request| {
-                let (json, facade) = (json.clone(), facade.clone());
-                async move {
-                    match facade.filter(|_| Facade::has(request.uri().path())) {
-                        Some(facade) => facade.answer(request).await,
-                        None => json.answer(request).await,
-                    }
-                }
-            });
+            .fallback(move |request: Request| surfaces.clone().answer(request));
         Ok(probes.merge(api.layer(meter)))
     }
 }
 
-/// The facade, where subscriptions are served.
-fn facade(names: &[&str], routes: &Routes) -> Result<Option<Facade>, Error> {
-    if !names.contains(&"hookfleet.v1.SubscriptionService") {
-        return Ok(None);
+/// What HTTP says without gRPC: the surfaces of their own, and the API as JSON.
+#[derive(Clone, Debug)]
+struct Surfaces {
+    facade: Option<Facade>,
+    events: Option<Events>,
+    json: Transcoder,
+}
+
+impl Surfaces {
+    /// What the named services make possible.
+    fn new(names: &[&str], routes: &Routes, json: Transcoder) -> Self {
+        let has = |name| names.contains(&name).then(|| routes.clone());
+        Self {
+            facade: has("hookfleet.v1.SubscriptionService").map(Facade::new),
+            events: has("hookfleet.v1.PublisherService").map(Events::new),
+            json,
+        }
     }
-    let pool = DescriptorPool::decode(DESCRIPTORS).map_err(transcode::Error::from)?;
-    Ok(Facade::new(routes.clone(), &pool))
+
+    async fn answer(self, request: Request) -> Response {
+        let path = request.uri().path();
+        if let Some(events) = self.events
+            && let Some(parent) = events.parent(path)
+        {
+            return events.answer(parent, request).await;
+        }
+        match self.facade.filter(|_| Facade::has(path)) {
+            Some(facade) => facade.answer(request).await,
+            None => self.json.answer(request).await,
+        }
+    }
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {

@@ -3,6 +3,7 @@
 mod bench;
 mod command;
 mod engine;
+mod events;
 mod facade;
 mod faults;
 mod first_callback;

@@ -32,10 +32,11 @@ pub(super) struct Form {
 // === impl Form ===
 
 impl Form {
-    /// The form of the subscription that `pool` describes; `None` if it does not.
-    pub(super) fn new(pool: &DescriptorPool) -> Option<Self> {
-        let message = pool.get_message_by_name("hookfleet.v1.Subscription")?;
-        Some(Self { message })
+    /// The form of the subscription that `pool` describes.
+    pub(super) fn new(pool: &DescriptorPool) -> Self {
+        let message = pool.get_message_by_name("hookfleet.v1.Subscription");
+        let message = message.expect("the API has subscriptions");
+        Self { message }
     }
 
     /// The subscription that a body asks for.

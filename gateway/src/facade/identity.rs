@@ -3,17 +3,11 @@
 //! **Invariant:** one tenant, resource and callback URL are one subscription: its id is derived from them, so that two
 //! requests at once, to any two servers, meet at it.
 
-use hookfleet_contract::violation::Violations;
-use http::HeaderMap;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 use uuid::Uuid;
 
 use super::resource::Resource;
-
-/// The header of a request that may be repeated.
-pub(super) const KEY_HEADER: &str = "idempotency-key";
-const MAX_KEY_BYTES: usize = 128;
 
 /// The id of the subscription of a resource to a callback URL. The first half says which resource.
 pub(super) fn subscription_id(resource: &Resource, callback_url: &str) -> String {
@@ -32,32 +26,6 @@ pub(super) fn request_id(tenant: &str, resource: &Resource, key: &str) -> Uuid {
     let parts = [tenant, "POST subscribe", resource.as_str(), key];
     let bytes = half(&parts.map(str::as_bytes)).to_be_bytes();
     uuid::Builder::from_random_bytes(bytes).into_uuid()
-}
-
-/// The key of a request, if it has one: a string in quotes, or the same without.
-///
-/// # Errors
-/// What is wrong with the header.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Violations> {
-    let mut values = headers.get_all(KEY_HEADER).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default();
-    let quoted = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
-    let key = quoted.unwrap_or(text);
-    let is_legal = |it: u8| it.is_ascii_graphic() && !b"\"\\".contains(&it);
-    if values.next().is_none()
-        && (1..=MAX_KEY_BYTES).contains(&key.len())
-        && key.bytes().all(is_legal)
-    {
-        return Ok(Some(key.to_owned()));
-    }
-    let mut violations = Violations::default();
-    let description =
-        format!("must be one string of 1 to {MAX_KEY_BYTES} visible ASCII characters");
-    violations.push(KEY_HEADER, description);
-    violations.into_result(None)
 }
 
 /// Half of the digest of all parts, each apart from its neighbours.
@@ -95,32 +63,6 @@ mod tests {
             ("orders/items", "https://a.example.com/x"),
         ] {
             assert_ne!(id, subscription_id(&resource(path), url));
-        }
-    }
-
-    #[test]
-    fn a_key_is_a_string_with_quotes_or_without() {
-        let read = |values: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(KEY_HEADER, value.parse().unwrap());
-            }
-            key(&headers)
-        };
-        assert_eq!(read(&[]), Ok(None));
-        for text in ["8e03978e-40d5", "\"8e03978e-40d5\""] {
-            assert_eq!(read(&[text]), Ok(Some("8e03978e-40d5".to_owned())));
-        }
-        let long = "x".repeat(129);
-        for values in [
-            &[""][..],
-            &["\"\""],
-            &["a b"],
-            &["\"a"],
-            &["a", "b"],
-            &[&long],
-        ] {
-            assert!(read(values).is_err(), "{values:?}");
         }
     }
 }

@@ -19,12 +19,11 @@ use hookfleet_proto::v1::{
     subscription_service_client::SubscriptionServiceClient,
 };
 use http::{Extensions, HeaderValue, Request, StatusCode, header, request::Parts};
-use prost_reflect::DescriptorPool;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, service::Routes};
 
-use crate::{body, status::ApiError, tenant};
+use crate::{body, descriptors, idempotency, status::ApiError, tenant, transcode::json};
 use form::Form;
 use problem::Problem;
 use resource::{Action, Resource};
@@ -57,11 +56,11 @@ struct Call {
 // === impl Facade ===
 
 impl Facade {
-    /// A facade of the subscription service that `routes` serves; `None` if `pool` has no such thing.
-    pub(crate) fn new(routes: Routes, pool: &DescriptorPool) -> Option<Self> {
+    /// A facade of the subscription service that `routes` serves.
+    pub(crate) fn new(routes: Routes) -> Self {
         let service = SubscriptionServiceClient::new(routes).max_decoding_message_size(usize::MAX);
-        let form = Form::new(pool)?;
-        Some(Self { service, form })
+        let form = Form::new(descriptors::pool());
+        Self { service, form }
     }
 
     /// Whether a path is one of the facade's.
@@ -106,7 +105,7 @@ impl Facade {
 impl Call {
     async fn subscribe(self, body: Body) -> Result<Response, Problem> {
         self.no_query()?;
-        let key = identity::key(&self.head.headers).map_err(Problem::invalid)?;
+        let key = idempotency::key(&self.head.headers).map_err(Problem::invalid)?;
         let body = body::read(&self.head.headers, body).await?;
         let form = &self.facade.form;
         let asked = form.read(&body, &self.resource).map_err(Problem::invalid)?;
@@ -272,8 +271,8 @@ impl Call {
                 break;
             }
         }
-        let page = json!({"subscriptions": found, "nextPageToken": request.page_token});
-        Ok(json_response(StatusCode::OK, &page))
+        let page = serde_json::json!({"subscriptions": found, "nextPageToken": request.page_token});
+        Ok(json(StatusCode::OK, &page.to_string()))
     }
 
     /// The first page that is asked for.
@@ -341,8 +340,8 @@ impl Call {
     }
 
     fn found(&self, status: StatusCode, subscription: &v1::Subscription) -> Response {
-        let json = self.facade.form.write(subscription, &self.resource);
-        let mut response = json_response(status, &json);
+        let members = self.facade.form.write(subscription, &self.resource);
+        let mut response = json(status, &members.to_string());
         let headers = response.headers_mut();
         let mut insert = |name, value: &str| {
             if let Ok(value) = HeaderValue::from_str(value) {
@@ -371,16 +370,6 @@ fn parameter(field: &str) -> String {
         "page_token" => "?pageToken".to_owned(),
         other => format!("?{other}"),
     }
-}
-
-fn json_response(status: StatusCode, json: &Value) -> Response {
-    let mut response = Response::new(format!("{json}\n").into());
-    *response.status_mut() = status;
-    let content_type = HeaderValue::from_static("application/json");
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
-    response
 }
 
 fn method_not_allowed(action: Action) -> Response {

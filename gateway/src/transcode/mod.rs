@@ -5,7 +5,7 @@ pub(crate) mod annotation;
 pub(crate) mod failure;
 mod request;
 mod rule;
-mod template;
+pub(crate) mod template;
 
 use std::{
     convert::Infallible,
@@ -17,23 +17,19 @@ use std::{
 
 use axum::{body::Body as HttpBody, response::Response};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use hookfleet_proto::DESCRIPTORS;
 use http::{Extensions, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DynamicMessage, SerializeOptions};
 use tonic::{Status, service::Routes};
 use tower::{Service, ServiceExt as _};
 
-use crate::{body, status::ApiError};
+use crate::{body, descriptors, status::ApiError};
 use rule::Rule;
 
 /// The rules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The descriptors are not what they must be.
-    #[error("the descriptors cannot be read")]
-    Descriptors(#[from] prost_reflect::DescriptorError),
     /// A rule is not one.
     #[error("the HTTP rule of {0} is not one")]
     Rule(String),
@@ -54,8 +50,7 @@ impl Transcoder {
     /// # Errors
     /// See [`Error`].
     pub fn new(routes: Routes, services: &[&str]) -> Result<Self, Error> {
-        let pool = DescriptorPool::decode(DESCRIPTORS)?;
-        let rules = rule::collect(&pool, services)?.into();
+        let rules = rule::collect(descriptors::pool(), services)?.into();
         Ok(Self { routes, rules })
     }
 
@@ -69,29 +64,8 @@ impl Transcoder {
     pub(crate) async fn answer(self, request: Request<HttpBody>) -> Response {
         match self.call(request).await {
             Ok(body) => json(StatusCode::OK, &body),
-            Err(Refused::Status(status)) => {
-                let mut response = json(
-                    failure::http_status(status.code()),
-                    &failure::body(&status).to_string(),
-                );
-                if let Some(seconds) = failure::retry_after(&status) {
-                    response
-                        .headers_mut()
-                        .insert(header::RETRY_AFTER, seconds.into());
-                }
-                response
-            }
-            Err(Refused::Method(allowed)) => {
-                let status = Status::unimplemented("the path takes other HTTP methods");
-                let mut response = json(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    &failure::body(&status).to_string(),
-                );
-                if let Ok(allowed) = HeaderValue::from_str(&allowed) {
-                    response.headers_mut().insert(header::ALLOW, allowed);
-                }
-                response
-            }
+            Err(Refused::Status(status)) => failed(failure::http_status(status.code()), &status),
+            Err(Refused::Method(allowed)) => method_not_allowed(&allowed),
         }
     }
 
@@ -198,7 +172,28 @@ where
         .map_err(|error| Status::internal(error.to_string()))
 }
 
-fn json(status: StatusCode, body: &str) -> Response {
+/// The answer to a call that failed.
+pub(crate) fn failed(http_status: StatusCode, status: &Status) -> Response {
+    let mut response = json(http_status, &failure::body(status).to_string());
+    if let Some(seconds) = failure::retry_after(status) {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The answer where the path takes other methods only.
+pub(crate) fn method_not_allowed(allowed: &str) -> Response {
+    let error = ApiError::unimplemented("METHOD_NOT_ALLOWED", "the path takes other methods");
+    let mut response = failed(StatusCode::METHOD_NOT_ALLOWED, &error.into());
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+/// An answer with JSON.
+pub(crate) fn json(status: StatusCode, body: &str) -> Response {
     let mut response = Response::new(HttpBody::from(format!("{body}\n")));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static("application/json");
