@@ -6,19 +6,21 @@ use std::convert::Infallible;
 use axum::{
     Router,
     extract::{Request, State},
-    http::StatusCode,
-    middleware::map_request,
+    http::{StatusCode, header},
+    middleware::{Next, from_fn, map_request},
     response::{IntoResponse, Response},
     routing::get,
 };
 use hookfleet_proto::DESCRIPTORS;
 use tonic::{
+    Status,
     body::Body,
     server::NamedService,
     service::{Routes, RoutesBuilder},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::Service;
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
     descriptors,
@@ -26,6 +28,7 @@ use crate::{
     facade::Facade,
     intake::Intake,
     readiness::Readiness,
+    status::ApiError,
     transcode::{self, Transcoder},
 };
 
@@ -107,6 +110,8 @@ impl Services {
             let metered = intake.meter(request);
             async move { metered }
         });
+        let web = GrpcWebLayer::new().layer(grpc.clone());
+        let web = from_fn(move |request, next| dialect(web.clone(), request, next));
         let probes = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
@@ -115,7 +120,7 @@ impl Services {
             .into_axum_router()
             .reset_fallback()
             .fallback(move |request: Request| surfaces.clone().answer(request));
-        Ok(probes.merge(api.layer(meter)))
+        Ok(probes.merge(api.layer(web).layer(meter)))
     }
 }
 
@@ -139,6 +144,10 @@ impl Surfaces {
     }
 
     async fn answer(self, request: Request) -> Response {
+        if has_type(&request, "application/grpc") {
+            let status = Status::from(ApiError::unimplemented("METHOD_UNKNOWN", "no such method"));
+            return status.into_http();
+        }
         let path = request.uri().path();
         if let Some(events) = self.events
             && let Some(parent) = events.parent(path)
@@ -150,6 +159,23 @@ impl Surfaces {
             None => self.json.answer(request).await,
         }
     }
+}
+
+/// Unwraps gRPC-Web, which goes to the same services. Browsers of other origins get no leave to read the answers.
+async fn dialect(web: GrpcWebService<Routes>, request: Request, next: Next) -> Response {
+    if !has_type(&request, "application/grpc-web") {
+        return next.run(request).await;
+    }
+    let answered = web.oneshot(request).await;
+    answered
+        .unwrap_or_else(|never| match never {})
+        .map(axum::body::Body::new)
+}
+
+/// Whether a request's content type begins like this.
+fn has_type(request: &Request, prefix: &str) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|it| it.as_bytes().starts_with(prefix.as_bytes()))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
