@@ -59,6 +59,8 @@ pub(crate) struct ControlPlane {
     pub(crate) etcd: Vec<String>,
     /// The key that seals secrets, the same for every control plane. Made if there is none.
     pub(crate) key_file: PathBuf,
+    /// How long an agent may be away before others get its slots, in seconds; the life of its lease, 15 s, comes first.
+    pub(crate) agent_hold_seconds: u64,
     /// Callback URLs may be on loopback, and plain http there.
     pub(crate) allow_loopback_targets: bool,
     /// Callback URLs may be plain http.
@@ -80,6 +82,8 @@ pub(crate) struct Agent {
     pub(crate) agent_id: String,
     /// Its share of the slots, beside the weights of other agents: 1 to 10000.
     pub(crate) weight: u16,
+    /// A termination signal means a restart: slots and what waits stay here. Else other agents take them.
+    pub(crate) keep_slots: bool,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -167,6 +171,7 @@ impl Default for ControlPlane {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
             key_file: "hookfleet-secrets.key".into(),
+            agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
         }
@@ -182,6 +187,7 @@ impl Default for Agent {
             data_dir: "hookfleet-agent-data".into(),
             agent_id: String::new(),
             weight: 100,
+            keep_slots: false,
             delivery: Delivery::default(),
         }
     }

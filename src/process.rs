@@ -100,13 +100,20 @@ impl Standalone {
         let identity =
             Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
         let own = format!("http://{address}");
-        let agent = build_agent(identity, own.clone(), 100, &[own], &data_dir, &delivery).await?;
+        let member = Member {
+            identity,
+            address: own.clone(),
+            weight: 100,
+            leaves: false,
+        };
+        let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
         let services = Services::new(readiness.clone())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
             .with(control_plane.fleet_service())
             .with(control_plane.sync_service())
             .with(agent.publisher_service())
+            .with(agent.relay_service())
             .with(agent.delivery_service());
         let ready = agent.ready();
         let mut parts = Parts::new();
@@ -126,6 +133,7 @@ impl Standalone {
 /// Starts a control plane on etcd.
 pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Result<Running> {
     let sealing_key = key_file::load_or_create(&config.key_file)?;
+    let agent_hold = Duration::from_secs(config.agent_hold_seconds);
     let store = Etcd::connect(etcd::Config::new(config.etcd));
     let store: Arc<dyn Store> = Arc::new(store.await.context("cannot use etcd")?);
     let (listener, address) = bind(config.listen).await?;
@@ -136,6 +144,10 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         rules(config.allow_loopback_targets, config.allow_http_targets),
         readiness.clone(),
     );
+    let control_plane = hookfleet_control_plane::Config {
+        agent_hold,
+        ..control_plane
+    };
     let control_plane = ControlPlane::start(control_plane).await?;
     let services = Services::new(readiness)
         .with(control_plane.tenant_service())
@@ -163,10 +175,14 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         it => it,
     };
     let readiness = Readiness::new(&[SUBSCRIPTIONS]);
-    let agent = build_agent(
+    let member = Member {
         identity,
-        advertise,
-        config.weight,
+        address: advertise,
+        weight: config.weight,
+        leaves: !config.keep_slots,
+    };
+    let agent = build_agent(
+        member,
         &config.control_plane,
         &config.data_dir,
         &config.delivery,
@@ -174,6 +190,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     .await?;
     let services = Services::new(readiness.clone())
         .with(agent.publisher_service())
+        .with(agent.relay_service())
         .with(agent.delivery_service());
     let mut parts = Parts::new();
     parts.run_agent(agent, readiness);
@@ -193,10 +210,13 @@ impl Parts {
 
     fn run_agent(&mut self, agent: Agent, readiness: Readiness) {
         self.add(async move |shutdown| {
-            let ready = agent.ready();
+            let (ready, ending) = (agent.ready(), shutdown.clone());
             let telling = tokio::spawn(async move {
                 ready.cancelled().await;
                 readiness.set(SUBSCRIPTIONS, true);
+                // Who ends is sent nothing new.
+                ending.cancelled().await;
+                readiness.set(SUBSCRIPTIONS, false);
             });
             let ended = agent.run(shutdown).await;
             telling.abort();
@@ -263,10 +283,17 @@ impl Parts {
     }
 }
 
-async fn build_agent(
+/// What an agent is to its fleet.
+struct Member {
     identity: Identity,
     address: String,
     weight: u16,
+    /// Others take its slots when it ends.
+    leaves: bool,
+}
+
+async fn build_agent(
+    member: Member,
     control_planes: &[String],
     data_dir: &Path,
     delivery: &config::Delivery,
@@ -284,10 +311,11 @@ async fn build_agent(
         ca_files: delivery.ca_files.clone(),
         ..hookfleet_egress::Config::default()
     })?;
+    let drain_timeout = Duration::from_secs(delivery.drain_seconds);
     let config = app::Config {
-        identity,
-        address,
-        weight,
+        identity: member.identity,
+        address: member.address,
+        weight: member.weight,
         control_planes: control_planes
             .iter()
             .map(endpoint)
@@ -299,7 +327,8 @@ async fn build_agent(
         event_limits: Limits::default(),
         segment_bytes: delivery.segment_mib << 20,
         max_in_flight: affordable(delivery.max_in_flight),
-        drain_timeout: Duration::from_secs(delivery.drain_seconds),
+        drain_timeout,
+        leave_timeout: member.leaves.then_some(drain_timeout),
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;

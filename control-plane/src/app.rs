@@ -78,6 +78,7 @@ pub struct ControlPlane {
     generation: Generation,
     reports: mpsc::Receiver<SuspendReport>,
     readiness: Readiness,
+    agent_hold: Duration,
     draining: CancellationToken,
 }
 
@@ -127,6 +128,7 @@ impl ControlPlane {
             generation,
             reports,
             readiness: config.readiness,
+            agent_hold: config.agent_hold,
             draining,
         })
     }
@@ -179,8 +181,17 @@ impl ControlPlane {
             generation,
             reports,
             readiness,
+            agent_hold,
             draining,
         } = self;
+        let ending = CancellationToken::new();
+        let id = random::uuid().to_string();
+        let placing = tokio::spawn(reconciler::run(
+            Arc::clone(&api),
+            id,
+            agent_hold,
+            ending.clone(),
+        ));
         let cache = api.cache.clone();
         let mut progress = cache.progress();
         let following = cache.follow(Arc::clone(&api.store), generation, api.slot_count);
@@ -197,10 +208,14 @@ impl ControlPlane {
             () = shutdown.cancelled() => {}
             () = following => {}
             () = telling => {}
-            () = reconciler::run(Arc::clone(&api)) => {}
             () = suspensions::run(api, reports) => {}
         }
         readiness.set(CONDITION, false);
+        // Another one places slots from here on.
+        ending.cancel();
+        if timeout(DRAIN, placing).await.is_err() {
+            tracing::warn!("the right to place slots could not be given up in time");
+        }
         draining.cancel();
         if timeout(DRAIN, server.drain()).await.is_err() {
             tracing::warn!("sessions of agents have not ended in time");

@@ -25,6 +25,8 @@ pub struct Config {
     pub slot_count: u16,
     /// The most subscriptions of one tenant.
     pub max_subscriptions_per_tenant: usize,
+    /// How long an agent may be away, besides the life of its lease, before others get its slots.
+    pub agent_hold: Duration,
     /// How often agents and the control plane give each other a sign of life.
     pub heartbeat: Duration,
     /// Tells the time.
@@ -47,6 +49,7 @@ impl Config {
             readiness,
             slot_count: DEFAULT_SLOT_COUNT,
             max_subscriptions_per_tenant: 100_000,
+            agent_hold: Duration::from_secs(15),
             heartbeat: Duration::from_secs(3),
             clock: Clock::system(),
         }
@@ -64,6 +67,7 @@ impl fmt::Debug for Config {
                 "max_subscriptions_per_tenant",
                 &self.max_subscriptions_per_tenant,
             )
+            .field("agent_hold", &self.agent_hold)
             .field("heartbeat", &self.heartbeat)
             .finish_non_exhaustive()
     }

@@ -20,6 +20,13 @@ pub(crate) const SUBSCRIPTIONS: &str = "subscription/";
 /// Agents that were heard of lately.
 pub(crate) const AGENTS: &str = "agent/";
 
+/// What the fleet as a whole has.
+pub(crate) const FLEET: &str = "fleet/";
+/// Which control plane places slots.
+pub(crate) const LEADER: &str = "fleet/leader";
+/// What operators want of the placement.
+pub(crate) const POLICY: &str = "fleet/policy";
+
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -27,6 +34,7 @@ pub(crate) enum Kind {
     Subscription(Slot, SubscriptionName),
     Slots,
     Agent(AgentId),
+    Fleet,
 }
 
 /// The key of a tenant.
@@ -78,6 +86,8 @@ pub(crate) fn parse(key: &str) -> Option<Kind> {
         Some(Kind::Tenant(TenantName { tenant }))
     } else if let Some(agent) = key.strip_prefix(AGENTS) {
         Some(Kind::Agent(agent.parse().ok()?))
+    } else if [LEADER, POLICY].contains(&key) {
+        Some(Kind::Fleet)
     } else {
         (key == SLOTS).then_some(Kind::Slots)
     }
@@ -106,6 +116,7 @@ mod tests {
             Some(Kind::Agent("a1".parse().unwrap()))
         );
         assert_eq!(parse(SLOTS), Some(Kind::Slots));
+        assert_eq!(parse(LEADER), Some(Kind::Fleet));
         for other in [
             CLUSTER,
             "request/x",

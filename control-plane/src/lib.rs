@@ -19,6 +19,7 @@ pub mod clock;
 pub mod config;
 mod fleet;
 mod keys;
+mod leader;
 mod model;
 mod placement;
 mod query;

@@ -1,29 +1,38 @@
 //! The composition root of the agent: opens what is on disk, wires the parts, runs them, and stops
 //! them in the order in which they depend on each other.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{convert::Infallible, future::pending, io, path::PathBuf, time::Duration};
 
 use hookfleet_contract::{event::Limits, seal::Sealer, target::Rules};
 use hookfleet_egress::Egress;
 use hookfleet_gateway::page::Pages;
+use hookfleet_proto::fleet::relay_service_server::RelayServiceServer;
 use hookfleet_proto::v1::{
     delivery_service_server::DeliveryServiceServer,
     publisher_service_server::PublisherServiceServer,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::{
-    api::{delivery::Deliveries, publisher::Publisher},
+    api::{delivery::Deliveries, publisher::Publisher, relay::Relayed},
     callback::Caller,
     clock::Clock,
     directory::Directory,
+    drain::Drain,
     driver::{self, Driver},
     history::{self, History},
     identity::Identity,
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal, Recovered},
+    leftovers,
+    relay::{
+        self, Relay,
+        courier::Courier,
+        handover::{HandOver, Handed, Lot},
+        parking::Parked,
+    },
     slots::Slots,
     sync::{
         client::{self, Client},
@@ -66,6 +75,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// How long attempts in flight may go on after shutdown.
     pub drain_timeout: Duration,
+    /// How long other agents have to take what is here at shutdown. Without it slots stay, and what waits does.
+    pub leave_timeout: Option<Duration>,
 }
 
 /// Why an agent cannot start or go on.
@@ -104,6 +115,10 @@ pub struct Agent {
     deliveries: Deliveries,
     driver: Driver,
     client: Client,
+    leftovers: leftovers::Watcher,
+    drain: Option<(Drain, Duration)>,
+    handover: HandOver,
+    handovers: (mpsc::UnboundedReceiver<Lot>, mpsc::UnboundedSender<Handed>),
     journal: Journal,
     history: History,
     clock: Clock,
@@ -163,6 +178,25 @@ impl Agent {
             slots.set(table);
         }
 
+        let ingest = Ingest {
+            agent_id: config.identity.agent_id.to_string(),
+            directory: directory.clone(),
+            slots: slots.clone(),
+            parked: Parked::recovered(&recovered.pending),
+            journal: journal.clone(),
+            limits: config.event_limits,
+            clock,
+        };
+        let relay = Relay::new(slots.clone());
+        let (lots_sender, lots) = mpsc::unbounded_channel();
+        let (handed_sender, handed) = mpsc::unbounded_channel();
+        let handover = HandOver {
+            agent_id: config.identity.agent_id.to_string(),
+            journal_id: config.identity.journal_id,
+            slots: slots.clone(),
+            journal: journal.clone(),
+            relay: relay.clone(),
+        };
         let (suspensions_sender, suspensions) = mpsc::unbounded_channel();
         let (driver, handle) = Driver::new(
             driver::Config {
@@ -176,15 +210,41 @@ impl Agent {
                     egress: config.egress,
                     clock,
                 },
+                courier: Courier {
+                    ingest: ingest.clone(),
+                    relay: relay.clone(),
+                },
+                handovers: (lots_sender, handed),
                 hints: driver::hints::Store::new(&config.data_dir, sealer.clone()),
                 clock,
                 accepted,
                 suspensions: suspensions_sender,
             },
-            recovered.pending,
+            recovered,
             effects,
         )?;
         let (ready, draining) = (CancellationToken::new(), CancellationToken::new());
+        let (told, leftovers) = watch::channel(None);
+        let watcher = leftovers::Watcher {
+            agent_id: config.identity.agent_id.to_string(),
+            slots: slots.clone(),
+            journal: journal.clone(),
+            history: history.clone(),
+            driver: handle.clone(),
+            told,
+        };
+        let (draining_sender, asked) = watch::channel(false);
+        let drain = config.leave_timeout.map(|patience| {
+            let drain = Drain {
+                agent_id: config.identity.agent_id.to_string(),
+                slots: slots.clone(),
+                leftovers: leftovers.clone(),
+                driver: handle.clone(),
+                draining: draining_sender,
+                closed: draining.clone(),
+            };
+            (drain, patience)
+        });
         let client = Client::new(client::Config {
             control_planes: config.control_planes,
             identity: client::Identity {
@@ -195,29 +255,27 @@ impl Agent {
             },
             mirror,
             snapshots,
-            directory: directory.clone(),
-            slots: slots.clone(),
-            driver: handle,
-            suspensions,
-            synced: ready.clone(),
-        });
-        let ingest = Ingest {
-            agent_id: config.identity.agent_id.to_string(),
             directory,
             slots,
-            journal: journal.clone(),
-            limits: config.event_limits,
-            clock,
-        };
+            driver: handle,
+            suspensions,
+            leftovers,
+            draining: asked,
+            synced: ready.clone(),
+        });
         let redeliverer = Redeliverer {
             ingest: ingest.clone(),
             history: history.clone(),
         };
         Ok(Self {
-            publisher: Publisher::new(ingest, ready.clone(), draining.clone()),
+            publisher: Publisher::new(ingest, relay, ready.clone(), draining.clone()),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,
+            leftovers: watcher,
+            drain,
+            handover,
+            handovers: (lots, handed_sender),
             journal,
             history,
             clock,
@@ -233,6 +291,13 @@ impl Agent {
     pub fn publisher_service(&self) -> PublisherServiceServer<Publisher> {
         // A request of 1000 events; the size of each is checked against the event limits.
         PublisherServiceServer::new(self.publisher.clone()).max_decoding_message_size(8 << 20)
+    }
+
+    /// `RelayService`, for a listener.
+    #[must_use]
+    pub fn relay_service(&self) -> RelayServiceServer<Relayed> {
+        RelayServiceServer::new(Relayed(self.publisher.clone()))
+            .max_decoding_message_size(relay::MAX_MESSAGE_BYTES)
     }
 
     /// `DeliveryService`, for a listener.
@@ -255,6 +320,10 @@ impl Agent {
         let Self {
             driver,
             client,
+            leftovers,
+            drain,
+            handover,
+            handovers: (lots, handed),
             journal,
             history,
             clock,
@@ -274,15 +343,30 @@ impl Agent {
                 ready.cancel();
             }
         });
+        let looking = tokio::spawn(leftovers.run());
+        let handing = tokio::spawn(handover.run(lots, handed));
         let expiring = tokio::spawn(expire(history.clone(), clock));
-        let driving = shutdown.clone();
+        let stop = CancellationToken::new();
+        let leaving = async {
+            shutdown.cancelled().await;
+            if let Some((drain, patience)) = drain {
+                let is_empty = drain.run(patience).await;
+                tracing::info!(is_empty, "left the fleet");
+            }
+            draining.cancel();
+            stop.cancel();
+            pending::<Infallible>().await
+        };
         let ended = tokio::select! {
-            ended = driver.run(driving) => ended.map_err(Error::from),
+            ended = driver.run(stop.clone()) => ended.map_err(Error::from),
             () = fatal.cancelled() => Err(Error::Fatal),
+            never = leaving => match never {},
         };
         draining.cancel();
         boot.abort();
         expiring.abort();
+        looking.abort();
+        handing.abort();
         // A disk that failed is not waited for.
         ended?;
         sync_shutdown.cancel();

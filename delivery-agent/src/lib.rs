@@ -10,6 +10,9 @@
 //! - [`driver`]: the only place where the core meets effects.
 //! - [`callback`]: one attempt.
 //! - [`history`]: what became of events.
+//! - [`relay`]: events on their way to the agents that own their slots.
+//! - [`leftovers`]: what is still here of slots that other agents own.
+//! - [`drain`]: how the agent leaves.
 //! - [`sync`]: what the control plane says, and the snapshot of it.
 //! - [`identity`]: who the agent is over restarts.
 //! - [`clock`]: the only reader of time.
@@ -21,10 +24,13 @@ pub mod callback;
 pub mod clock;
 pub mod core;
 pub mod directory;
+pub mod drain;
 pub mod driver;
 pub mod history;
 pub mod identity;
 pub mod ingest;
 pub mod journal;
+pub mod leftovers;
+pub mod relay;
 pub mod slots;
 pub mod sync;

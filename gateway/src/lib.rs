@@ -16,6 +16,7 @@ mod idempotency;
 mod intake;
 pub mod listener;
 pub mod page;
+pub mod peers;
 pub mod readiness;
 pub mod services;
 pub mod status;

@@ -189,12 +189,19 @@ impl From<ApiError> for Status {
 
 impl From<ApiError> for rpc::Status {
     fn from(error: ApiError) -> Self {
-        let status = Status::from(error);
-        // tonic writes the details as an encoded `google.rpc.Status`, which this is.
-        Self::decode(status.details()).unwrap_or_else(|_| Self {
-            code: status.code().into(),
-            message: status.message().to_owned(),
-            details: Vec::new(),
-        })
+        rpc_status(&error.into())
     }
+}
+
+/// A status as a message.
+#[must_use]
+pub fn rpc_status(status: &Status) -> rpc::Status {
+    // tonic writes the details as an encoded `google.rpc.Status`, which this is.
+    let details = rpc::Status::decode(status.details()).ok();
+    let details = details.filter(|it| it.code == i32::from(status.code()));
+    details.unwrap_or_else(|| rpc::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
 }

@@ -24,6 +24,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     key_file: Option<PathBuf>,
+    /// How many seconds an agent may be away, beyond 15, before others get its slots [default: 15].
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_hold_seconds: Option<u64>,
     /// Accept callback URLs on loopback, and plain http there.
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]

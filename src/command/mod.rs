@@ -3,6 +3,7 @@
 mod agent;
 mod control_plane;
 mod deliveries;
+mod fleet;
 pub(crate) mod publish;
 mod standalone;
 mod subscription;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Publish(publish::Arguments),
     /// Look at deliveries and their attempts, and deliver again.
     Deliveries(deliveries::Arguments),
+    /// Look at the agents and say how slots are placed.
+    Fleet(fleet::Arguments),
 }
 
 impl Command {
@@ -59,6 +62,7 @@ impl Command {
             Self::Subscription(arguments) => arguments.run().await,
             Self::Publish(arguments) => arguments.run().await,
             Self::Deliveries(arguments) => arguments.run().await,
+            Self::Fleet(arguments) => arguments.run().await,
         }
     }
 }

@@ -9,6 +9,7 @@ mod faults;
 mod first_callback;
 mod fleet;
 mod ledger;
+mod moves;
 mod power;
 mod readme;
 mod safety;

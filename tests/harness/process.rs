@@ -53,11 +53,16 @@ pub fn control_plane(dir: &Path, etcd: &str, listen: &str) -> Process {
 
 /// `hookfleet agent` of a control plane.
 pub fn agent(data_dir: &Path, control_plane: SocketAddr, listen: &str) -> Process {
+    Process::start(agent_command(data_dir, control_plane), listen)
+}
+
+/// `hookfleet agent` with more to be said.
+pub fn agent_command(data_dir: &Path, control_plane: SocketAddr) -> Command {
     let mut command = hookfleet();
     command.args(["agent", "--allow-loopback-targets", "--control-plane"]);
     command.arg(format!("http://{control_plane}"));
     command.arg("--data-dir").arg(data_dir);
-    Process::start(command, listen)
+    command
 }
 
 impl Process {

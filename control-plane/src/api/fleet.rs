@@ -8,17 +8,22 @@ use std::{
 use hookfleet_contract::name::{AgentId, AgentName};
 use hookfleet_gateway::{page, status::ApiError};
 use hookfleet_proto::{
-    fleet::{SlotTable, StoredAgent},
+    fleet::{SlotOwner, SlotTable, StoredAgent},
     v1::{
-        GetPlacementRequest, ListAgentsRequest, ListAgentsResponse, Placement, SlotRange,
+        FleetPolicy, GetFleetPolicyRequest, GetPlacementRequest, ListAgentsRequest,
+        ListAgentsResponse, Placement, SlotRange, UpdateFleetPolicyRequest,
         fleet_service_server::FleetService,
     },
 };
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use super::{Api, respond};
-use crate::{keys, model, placement, random};
+use super::{Api, policy, respond};
+use crate::{
+    keys,
+    model::agent::{self, SlotCounts},
+    placement, random,
+};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -61,11 +66,9 @@ impl Agents {
             let page = known.by_ref().take(page_size);
             let page: Vec<_> = page
                 .map(|id| {
-                    let n_slots = n_slots(&table, id);
-                    (
-                        id.clone(),
-                        model::agent::view(id, fleet.get(id), noted.get(id), n_slots),
-                    )
+                    let slots = slot_counts(&table, id);
+                    let view = agent::view(id, fleet.get(id), noted.get(id), slots);
+                    (id.clone(), view)
                 })
                 .collect();
             let more = known.next().is_some();
@@ -92,15 +95,15 @@ impl Agents {
             let Some(owner) = placement::owner(&table, slot) else {
                 continue;
             };
-            let agent = owner
-                .agent_id
-                .parse()
-                .map(|agent| AgentName { agent }.to_string());
-            let (slot, agent) = (i32::from(slot), agent.unwrap_or_default());
+            let agent = name_of(owner);
+            let previous_agent = placement::previous(&table, slot).map(name_of);
+            let previous_agent = previous_agent.unwrap_or_default();
+            let slot = i32::from(slot);
             match ranges.last_mut() {
                 Some(range)
                     if range.last_slot + 1 == slot
                         && range.agent == agent
+                        && range.previous_agent == previous_agent
                         && range.epoch == *epoch =>
                 {
                     range.last_slot = slot;
@@ -110,6 +113,7 @@ impl Agents {
                     last_slot: slot,
                     agent,
                     epoch: *epoch,
+                    previous_agent,
                 }),
             }
         }
@@ -121,12 +125,23 @@ impl Agents {
     }
 }
 
-fn n_slots(table: &SlotTable, agent: &AgentId) -> usize {
-    let slots = (0..).take(table.slot_owners.len());
-    let owners = slots.filter_map(|slot| placement::owner(table, slot));
-    owners
-        .filter(|owner| owner.agent_id == agent.as_str())
-        .count()
+fn slot_counts(table: &SlotTable, agent: &AgentId) -> SlotCounts {
+    let is_agent = |it: &SlotOwner| it.agent_id == agent.as_str();
+    let mut counts = SlotCounts::default();
+    for slot in (0..).take(table.slot_owners.len()) {
+        let previous = placement::previous(table, slot);
+        if placement::owner(table, slot).is_some_and(is_agent) {
+            counts.owned += 1;
+            counts.arriving += usize::from(previous.is_some());
+        }
+        counts.leaving += usize::from(previous.is_some_and(is_agent));
+    }
+    counts
+}
+
+fn name_of(agent: &SlotOwner) -> String {
+    let agent = agent.agent_id.parse();
+    agent.map_or_else(|_| String::new(), |agent| AgentName { agent }.to_string())
 }
 
 #[tonic::async_trait]
@@ -143,5 +158,19 @@ impl FleetService for Agents {
         _request: Request<GetPlacementRequest>,
     ) -> Result<Response<Placement>, Status> {
         respond(Ok(self.placement()))
+    }
+
+    async fn get_fleet_policy(
+        &self,
+        _request: Request<GetFleetPolicyRequest>,
+    ) -> Result<Response<FleetPolicy>, Status> {
+        respond(policy::get(&self.0).await)
+    }
+
+    async fn update_fleet_policy(
+        &self,
+        request: Request<UpdateFleetPolicyRequest>,
+    ) -> Result<Response<FleetPolicy>, Status> {
+        respond(policy::update(&self.0, request.into_inner()).await)
     }
 }

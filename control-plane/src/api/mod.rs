@@ -5,6 +5,7 @@ pub(crate) mod creation;
 pub(crate) mod delivery;
 pub(crate) mod fleet;
 pub(crate) mod list;
+mod policy;
 pub(crate) mod status;
 pub(crate) mod subscription;
 pub(crate) mod sync;

@@ -218,9 +218,9 @@ impl Contents {
     }
 }
 
-/// Agents are told of everything but one another; they hear that from the slot table.
+/// Agents are told of everything but one another and how slots are placed; they hear that from the slot table.
 fn is_for_agents(key: &str) -> bool {
-    !key.starts_with(keys::AGENTS)
+    !key.starts_with(keys::AGENTS) && !key.starts_with(keys::FLEET)
 }
 
 fn is_subscription(key: &str) -> bool {

@@ -8,26 +8,42 @@ use hookfleet_proto::{
 
 use crate::fleet;
 
+/// How many slots concern an agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SlotCounts {
+    /// Its own.
+    pub(crate) owned: usize,
+    /// Those of them that another agent may still have deliveries of.
+    pub(crate) arriving: usize,
+    /// Those of others that it may still have deliveries of.
+    pub(crate) leaving: usize,
+}
+
 /// The resource. What a session here says is newer than what was noted.
 pub(crate) fn view(
     id: &AgentId,
     session: Option<&fleet::Agent>,
     noted: Option<&StoredAgent>,
-    n_slots: usize,
+    slots: SlotCounts,
 ) -> v1::Agent {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let is_draining = noted.is_some_and(|it| it.draining);
     let agent = v1::Agent {
         name: AgentName { agent: id.clone() }.to_string(),
         state: State::Disconnected.into(),
-        slot_count: i32::try_from(n_slots).unwrap_or(i32::MAX),
+        slot_count: count(slots.owned),
+        arriving_slot_count: count(slots.arriving),
+        leaving_slot_count: count(slots.leaving),
+        weight: noted.map_or(0, |it| it.weight),
         ..v1::Agent::default()
     };
     match (session, noted) {
         (Some(session), _) => v1::Agent {
             address: session.address.clone(),
-            state: if session.is_live {
-                State::Live
-            } else {
-                State::Syncing
+            state: match session.is_live {
+                _ if is_draining => State::Draining,
+                true => State::Live,
+                false => State::Syncing,
             }
             .into(),
             version: session.version.clone(),

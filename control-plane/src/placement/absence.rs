@@ -1,7 +1,8 @@
 //! Which owners have been away for so long that they are given up. Pure.
 //!
-//! **Invariant:** an owner is given up only after it was seen to be away for the whole grace, by this process: what
-//! happened before it started is not held against anybody.
+//! **Invariants:** an owner is given up only after it was seen to be away for the whole hold, by this process: what
+//! happened before it led is not held against anybody; when many are away at once, it is we who are believed to be cut
+//! off, and nobody is given up for a while.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,36 +11,78 @@ use std::{
 
 use hookfleet_contract::{name::AgentId, time::Timestamp};
 
-/// How long an owner may be away besides the life of its lease: about as long as a restart of its machine's services.
-/// Meanwhile its tenants' events are taken by nobody, so it is short.
-const GRACE: Duration = Duration::from_secs(15);
+/// More than this part of the owners, if there are so many, are not believed to be dead all at once,
+const BRAKE: (usize, usize) = (30, 4);
+/// for so long. An operator who knows better drains them.
+const BRAKE_HOLD: Duration = Duration::from_secs(600);
 
 /// Who is away, and since when.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Absences(BTreeMap<AgentId, Timestamp>);
+#[derive(Clone, Debug)]
+pub(crate) struct Absences {
+    hold: Duration,
+    since: BTreeMap<AgentId, Timestamp>,
+    is_braking: bool,
+}
 
 impl Absences {
-    /// Who is there and who should be there, now. Answers who is lost.
+    /// Nobody is away. Owners may be away for `hold`.
+    pub(crate) fn new(hold: Duration) -> Self {
+        Self {
+            hold,
+            since: BTreeMap::new(),
+            is_braking: false,
+        }
+    }
+
+    /// Somebody else observes from now on.
+    pub(crate) fn forget(&mut self) {
+        self.since.clear();
+        self.is_braking = false;
+    }
+
+    /// Who is there and who should be there, now. Answers who is lost; `given_up` are at once.
     pub(crate) fn observe(
         &mut self,
         owners: BTreeSet<AgentId>,
         is_there: impl Fn(&AgentId) -> bool,
+        given_up: &BTreeSet<AgentId>,
         now: Timestamp,
     ) -> BTreeSet<AgentId> {
+        let n_owners = owners.len();
         let away: BTreeSet<AgentId> = owners
             .into_iter()
             .filter(|owner| !is_there(owner))
             .collect();
-        self.0.retain(|agent, _| away.contains(agent));
+        self.since.retain(|agent, _| away.contains(agent));
         for agent in &away {
-            self.0.entry(agent.clone()).or_insert(now);
+            self.since.entry(agent.clone()).or_insert(now);
         }
+        let hold = self.hold_of(away.difference(given_up).count(), n_owners);
         let is_lost = |agent: &AgentId| {
-            self.0
-                .get(agent)
-                .is_some_and(|since| now.since(*since) >= GRACE)
+            let since = self.since.get(agent);
+            given_up.contains(agent) || since.is_some_and(|since| now.since(*since) >= hold)
         };
         away.into_iter().filter(is_lost).collect()
+    }
+
+    fn hold_of(&mut self, n_away: usize, n_owners: usize) -> Duration {
+        let (percent, least) = BRAKE;
+        let brakes = n_owners >= least && n_away * 100 > n_owners * percent;
+        if brakes != self.is_braking {
+            self.is_braking = brakes;
+            if brakes {
+                tracing::error!(
+                    n_away,
+                    n_owners,
+                    "many agents are away at once: nothing moves for ten minutes"
+                );
+            }
+        }
+        if brakes {
+            self.hold.max(BRAKE_HOLD)
+        } else {
+            self.hold
+        }
     }
 }
 
@@ -47,17 +90,54 @@ impl Absences {
 mod tests {
     use super::*;
 
+    fn at(millis: u64) -> Timestamp {
+        Timestamp(1_000_000) + Duration::from_millis(millis)
+    }
+
     #[test]
-    fn an_owner_is_lost_after_the_grace_and_not_if_it_comes_back() {
+    fn an_owner_is_lost_after_the_hold_and_not_if_it_comes_back() {
         let owner: AgentId = "a".parse().unwrap();
         let owners = || BTreeSet::from([owner.clone()]);
-        let mut absences = Absences::default();
-        let at = |millis| Timestamp(1_000_000) + Duration::from_millis(millis);
-        assert!(absences.observe(owners(), |_| false, at(0)).is_empty());
-        assert!(absences.observe(owners(), |_| false, at(14_999)).is_empty());
-        assert_eq!(absences.observe(owners(), |_| false, at(15_000)), owners());
-        assert!(absences.observe(owners(), |_| true, at(15_001)).is_empty());
-        assert!(absences.observe(owners(), |_| false, at(15_002)).is_empty());
-        assert!(absences.observe(owners(), |_| false, at(30_000)).is_empty());
+        let mut absences = Absences::new(Duration::from_secs(15));
+        let nobody = BTreeSet::new();
+        let mut observe =
+            |is_there, millis| absences.observe(owners(), |_| is_there, &nobody, at(millis));
+        assert!(observe(false, 0).is_empty());
+        assert!(observe(false, 14_999).is_empty());
+        assert_eq!(observe(false, 15_000), owners());
+        assert!(observe(true, 15_001).is_empty());
+        assert!(observe(false, 15_002).is_empty());
+        assert!(observe(false, 30_000).is_empty());
+        assert_eq!(
+            absences.observe(owners(), |_| false, &owners(), at(30_000)),
+            owners()
+        );
+    }
+
+    #[test]
+    fn many_at_once_are_waited_for() {
+        let owners: BTreeSet<AgentId> = (0..10)
+            .map(|it| format!("a{it}").parse().unwrap())
+            .collect();
+        let away: BTreeSet<AgentId> = owners.iter().take(4).cloned().collect();
+        let mut absences = Absences::new(Duration::from_secs(15));
+        let nobody = BTreeSet::new();
+        let is_there = |agent: &AgentId| !away.contains(agent);
+        for millis in [0, 15_000, 599_999] {
+            assert!(
+                absences
+                    .observe(owners.clone(), is_there, &nobody, at(millis))
+                    .is_empty()
+            );
+        }
+        let given_up: BTreeSet<AgentId> = away.iter().take(2).cloned().collect();
+        let lost = absences.observe(owners.clone(), is_there, &given_up, at(599_999));
+        assert_eq!(lost, away, "two are known to be gone, and two are not many");
+        let mut absences = Absences::new(Duration::from_secs(15));
+        absences.observe(owners.clone(), is_there, &nobody, at(0));
+        assert_eq!(
+            absences.observe(owners, is_there, &nobody, at(600_000)),
+            away
+        );
     }
 }

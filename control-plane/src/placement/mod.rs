@@ -6,6 +6,7 @@
 //! owner is lost; the version grows with every change; nothing changes twice for the same reason.
 
 mod absence;
+mod policy;
 mod quota;
 mod table;
 
@@ -15,7 +16,7 @@ use hookfleet_contract::name::AgentId;
 use hookfleet_proto::fleet::{Leftovers, SlotTable};
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::{absence::Absences, table::owner, table::previous};
+pub(crate) use self::{absence::Absences, policy::Policy, table::owner, table::previous};
 use self::{quota::quotas, table::Placed};
 
 /// The weight of an agent that names none.
@@ -30,6 +31,8 @@ pub(crate) struct Problem {
     pub(crate) agents: BTreeMap<AgentId, Member>,
     /// Agents that have been away for too long.
     pub(crate) lost: BTreeSet<AgentId>,
+    /// What operators want.
+    pub(crate) policy: Policy,
 }
 
 /// An agent that is there.
@@ -37,7 +40,7 @@ pub(crate) struct Problem {
 pub(crate) struct Member {
     /// Where it takes events.
     pub(crate) address: String,
-    /// Its share of the slots, beside the weights of others.
+    /// Its share of the slots, beside the weights of others; 0 if it is to have none.
     pub(crate) weight: u32,
     /// What it still has of slots that it does not own, as it last said.
     pub(crate) leftovers: Leftovers,
@@ -50,18 +53,20 @@ pub(crate) fn solve(problem: &Problem, last: &SlotTable) -> Option<SlotTable> {
         let is_over = |agent: &mut AgentId| !problem.holds(agent, slot, last.version);
         placed.previous.take_if(is_over);
     }
-    if !problem.agents.is_empty() {
-        // Without agents a lost owner stays: when it comes back it still has what waits there.
+    let is_taken = problem.agents.values().any(|it| it.weight > 0);
+    if is_taken && !problem.policy.frozen {
+        // Without agents that take slots a lost owner stays: when it comes back it still has what waits there.
         for placed in &mut placed {
             placed
                 .owner
                 .take_if(|owner| problem.lost.contains(owner) && !problem.is_there(owner));
         }
+        pin(problem, &mut placed);
         let mut counts: BTreeMap<&AgentId, usize> =
             problem.agents.keys().map(|id| (id, 0)).collect();
         let n_kept_for_absent = place_kept(problem, &placed, &mut counts);
         let quotas = quotas(placed.len() - n_kept_for_absent, &problem.agents, &counts);
-        shed(&mut placed, &mut counts, &quotas);
+        shed(&mut placed, &problem.policy.pins, &mut counts, &quotas);
         assign(&mut placed, &mut counts, &quotas);
     }
     let next = table::write(problem, &placed, last);
@@ -86,6 +91,25 @@ impl Problem {
     }
 }
 
+/// Gives slots to those that operators want to have them, as soon as they are at rest.
+fn pin(problem: &Problem, placed: &mut [Placed]) {
+    for (slot, agent) in &problem.policy.pins {
+        let Some(placed) = placed.get_mut(usize::from(*slot)) else {
+            continue;
+        };
+        let is_right = placed.owner.as_ref() == Some(agent);
+        if !is_right && problem.is_there(agent) && placed.previous.is_none() {
+            placed.previous = placed.owner.replace(agent.clone());
+            placed.epoch += 1;
+        }
+    }
+}
+
+fn is_pinned(slot: u16, placed: &Placed, pins: &BTreeMap<u16, AgentId>) -> bool {
+    pins.get(&slot)
+        .is_some_and(|pin| placed.owner.as_ref() == Some(pin))
+}
+
 /// Counts the slots of the agents that are there. Answers how many are kept for agents that are away.
 fn place_kept<'a>(
     problem: &'a Problem,
@@ -106,6 +130,7 @@ fn place_kept<'a>(
 /// Takes slots from agents that have more than their quota, no more than others have room for.
 fn shed(
     placed: &mut [Placed],
+    pins: &BTreeMap<u16, AgentId>,
     counts: &mut BTreeMap<&AgentId, usize>,
     quotas: &BTreeMap<&AgentId, usize>,
 ) {
@@ -124,7 +149,7 @@ fn shed(
     // Those that fit a receiver best go first, so that an agent that comes back gets most of what it had.
     let mut movable: Vec<(i128, u16)> = (0..)
         .zip(placed.iter())
-        .filter(|(_, it)| it.previous.is_none())
+        .filter(|(slot, it)| it.previous.is_none() && !is_pinned(*slot, it, pins))
         .filter_map(|(slot, it)| {
             let fit = receivers.iter().map(|agent| score(slot, agent)).max()?;
             let owned = score(slot, it.owner.as_ref()?);

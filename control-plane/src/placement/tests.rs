@@ -6,7 +6,7 @@ use hookfleet_contract::name::AgentId;
 use hookfleet_proto::fleet::{Leftovers, SlotTable};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
-use super::{Member, Problem, owner, previous, solve};
+use super::{Member, Policy, Problem, owner, previous, solve};
 
 fn id(number: u32) -> AgentId {
     format!("a{number}").parse().unwrap()
@@ -29,6 +29,7 @@ fn problem(slot_count: u16, weights: &[(u32, u32)], lost: &[u32]) -> Problem {
         slot_count,
         agents: agents.collect(),
         lost: lost.iter().map(|number| id(*number)).collect(),
+        policy: Policy::default(),
     }
 }
 
@@ -166,6 +167,50 @@ fn an_agent_that_is_away_keeps_its_slots_until_it_is_lost() {
     let back = solve(&settled(equal(0..3), &after), &after).unwrap();
     assert_eq!(n_moved(&after, &back), 341);
     assert!(n_moved(&before, &back) < 100, "{}", n_moved(&before, &back));
+}
+
+#[test]
+fn an_agent_that_drains_gives_everything_away_if_anybody_takes_it() {
+    let before = solve(&equal(0..3), &SlotTable::default()).unwrap();
+    let mut draining = settled(equal(0..3), &before);
+    draining.agents.get_mut(&id(2)).unwrap().weight = 0;
+    let after = solve(&draining, &before).unwrap();
+    assert_eq!(n_moved(&before, &after), counts(&before)["a2"]);
+    assert_eq!(counts(&after).get("a2"), None);
+    for member in draining.agents.values_mut() {
+        member.weight = 0;
+    }
+    let after = settle(&draining, after);
+    assert_eq!(solve(&settled(draining, &after), &after), None);
+}
+
+#[test]
+fn a_pinned_slot_goes_to_its_agent_and_stays_there() {
+    let before = solve(&equal(0..3), &SlotTable::default()).unwrap();
+    let theirs = (0..1024).filter(|slot| owner(&before, *slot).unwrap().agent_id != "a2");
+    let theirs: Vec<u16> = theirs.take(10).collect();
+    let mut pinned = settled(equal(0..3), &before);
+    pinned.policy.pins = theirs.iter().map(|slot| (*slot, id(2))).collect();
+    let after = solve(&pinned, &before).unwrap();
+    // As many go back, but for the slot that does not divide.
+    assert_eq!(n_moved(&before, &after), 2 * theirs.len() - 1);
+    let after = settle(&pinned, after);
+    let is_there = |slot: &u16| owner(&after, *slot).unwrap().agent_id == "a2";
+    assert!(theirs.iter().all(is_there));
+    assert!(
+        counts(&after)
+            .values()
+            .all(|count| (341..=342).contains(count))
+    );
+    assert_eq!(solve(&settled(pinned, &after), &after), None);
+}
+
+#[test]
+fn a_frozen_placement_moves_nothing_for_anybody() {
+    let before = solve(&equal(0..3), &SlotTable::default()).unwrap();
+    let mut frozen = settled(problem(1024, &[(0, 100), (7, 100)], &[1, 2]), &before);
+    frozen.policy.frozen = true;
+    assert_eq!(solve(&frozen, &before), None);
 }
 
 #[test]

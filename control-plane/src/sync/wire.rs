@@ -71,7 +71,9 @@ fn resource(vault: &Vault, key: &Arc<str>, item: Item) -> Result<Resource, Strin
             let table = SlotTable::decode(item.value).map_err(undecodable)?;
             (keys::SLOTS.to_owned(), Body::SlotTable(table))
         }
-        Some(Kind::Agent(_)) | None => return Err("agents are not told of it".to_owned()),
+        Some(Kind::Agent(_) | Kind::Fleet) | None => {
+            return Err("agents are not told of it".to_owned());
+        }
     };
     Ok(Resource {
         name,
@@ -86,6 +88,6 @@ fn name(key: &str) -> String {
         Some(Kind::Tenant(name)) => name.to_string(),
         Some(Kind::Subscription(_, name)) => SubscriptionName::to_string(&name),
         Some(Kind::Agent(agent)) => AgentName { agent }.to_string(),
-        Some(Kind::Slots) | None => key.to_owned(),
+        Some(Kind::Slots | Kind::Fleet) | None => key.to_owned(),
     }
 }

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use hookfleet_contract::{name::TenantName, violation::Violations};
-use hookfleet_gateway::status::ApiError;
+use hookfleet_gateway::status::{ApiError, rpc_status};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
     v1::{
@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    ingest::{Ingest, OVERLOAD_PAUSE, Receipt, Refused},
+    ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused},
     journal,
+    relay::{self, Relay},
+    slots::{Admission, Owner},
 };
 
 /// The most events of one request: what fits a group commit several times over.
@@ -34,6 +36,7 @@ const MAX_OUTSTANDING_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct Publisher {
     ingest: Arc<Ingest>,
+    relay: Relay,
     ready: CancellationToken,
     draining: CancellationToken,
     outstanding: Arc<Semaphore>,
@@ -44,16 +47,27 @@ pub struct Publisher {
 impl Publisher {
     /// A service that refuses until `ready` is cancelled and ends its streams once `draining` is.
     #[must_use]
-    pub fn new(ingest: Ingest, ready: CancellationToken, draining: CancellationToken) -> Self {
+    pub fn new(
+        ingest: Ingest,
+        relay: Relay,
+        ready: CancellationToken,
+        draining: CancellationToken,
+    ) -> Self {
         Self {
             ingest: Arc::new(ingest),
+            relay,
             ready,
             draining,
             outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING_BYTES)),
         }
     }
 
-    fn check_open(&self) -> Result<(), ApiError> {
+    /// What it publishes with.
+    pub(super) fn ingest(&self) -> &Ingest {
+        &self.ingest
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), ApiError> {
         if self.draining.is_cancelled() {
             let message = "this agent is shutting down";
             return Err(ApiError::unavailable("DRAINING", message, OVERLOAD_PAUSE));
@@ -69,12 +83,49 @@ impl Publisher {
         &self,
         parent: &str,
         events: Vec<CloudEvent>,
-    ) -> Result<Vec<PublishResult>, ApiError> {
+    ) -> Result<Vec<PublishResult>, Status> {
         self.check_open()?;
-        let name: TenantName = parent
-            .parse()
-            .map_err(|error| ApiError::invalid_field("parent", format!("{error}")))?;
-        let results = self.ingest.publish(&name.tenant, events).await;
+        let name = tenant(parent)?;
+        match self.ingest.admit(&name.tenant).map_err(refused)? {
+            Admitted::Here(admission) => Ok(self.publish_here(&admission, &name, events).await?),
+            Admitted::There(owner) => self.publish_there(&owner, &name, events).await,
+        }
+    }
+
+    /// Publishes at the owner of the slot, or, while that is out of reach, keeps the events for it.
+    async fn publish_there(
+        &self,
+        owner: &Owner,
+        name: &TenantName,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<PublishResult>, Status> {
+        let slot = self.ingest.slots.slot(&name.tenant);
+        let has_key = |event: &CloudEvent| event.attributes.contains_key("partitionkey");
+        // Nothing with a key goes past what waits already.
+        let waits = slot.is_some_and(|slot| self.ingest.parked.has(slot));
+        if !(waits && events.iter().any(has_key)) {
+            let request = PublishRequest {
+                parent: name.to_string(),
+                events: events.clone(),
+            };
+            match self.relay.forward(owner, request).await {
+                Ok(answer) => return Ok(answer.results),
+                Err(relay::Error::Refused(status)) => return Err(status),
+                Err(relay::Error::OutOfReach) => {}
+            }
+        }
+        let results = self.ingest.park(&name.tenant, events).await;
+        Ok(results.map_err(refused)?.into_iter().map(result).collect())
+    }
+
+    /// Publishes into this agent's journal.
+    pub(super) async fn publish_here(
+        &self,
+        admission: &Admission,
+        name: &TenantName,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<PublishResult>, ApiError> {
+        let results = self.ingest.publish(admission, &name.tenant, events).await;
         let results = results.map_err(refused)?;
         Ok(results.into_iter().map(result).collect())
     }
@@ -83,11 +134,11 @@ impl Publisher {
     async fn publish_one(self, parent: Arc<str>, request: PublishStreamRequest) -> PublishAck {
         let published = match request.event {
             Some(event) => self.publish_all(&parent, vec![event]).await,
-            None => Err(ApiError::invalid_field("event", "is required")),
+            None => Err(ApiError::invalid_field("event", "is required").into()),
         };
         let result = match published {
             Ok(mut results) => results.pop(),
-            Err(error) => Some(failure(error)),
+            Err(status) => Some(failure(&status)),
         };
         PublishAck {
             sequence: request.sequence,
@@ -178,17 +229,25 @@ fn result(result: Result<Receipt, Violations>) -> PublishResult {
                 duplicate: receipt.duplicate,
             })),
         },
-        Err(violations) => failure(ApiError::invalid(violations)),
+        Err(violations) => failure(&ApiError::invalid(violations).into()),
     }
 }
 
-fn failure(error: ApiError) -> PublishResult {
+fn failure(status: &Status) -> PublishResult {
     PublishResult {
-        result: Some(publish_result::Result::Error(error.into())),
+        result: Some(publish_result::Result::Error(rpc_status(status))),
     }
 }
 
-fn refused(refused: Refused) -> ApiError {
+/// The tenant that is published to.
+pub(super) fn tenant(parent: &str) -> Result<TenantName, ApiError> {
+    let parsed = parent.parse();
+    parsed.map_err(|error: hookfleet_contract::name::Error| {
+        ApiError::invalid_field("parent", error.to_string())
+    })
+}
+
+pub(super) fn refused(refused: Refused) -> ApiError {
     match refused {
         Refused::Journal(error) => journal_error(&error),
         Refused::UnknownTenant(tenant) => ApiError::not_found(TenantName { tenant }.to_string()),
@@ -196,15 +255,9 @@ fn refused(refused: Refused) -> ApiError {
             let message = format!("tenant {tenant} is suspended");
             ApiError::precondition("TENANT_SUSPENDED", message).with("tenant", tenant.as_str())
         }
-        Refused::NotOwner { tenant, owner } => {
-            let message = format!("another agent takes the events of tenant {tenant}");
-            let error = ApiError::unavailable("NOT_OWNER", message, OVERLOAD_PAUSE);
-            match owner {
-                Some(owner) => error
-                    .with("owner", owner.agent_id)
-                    .with("address", owner.address),
-                None => error,
-            }
+        Refused::NoOwner(tenant) => {
+            let message = format!("no agent takes the events of tenant {tenant} yet");
+            ApiError::unavailable("NO_OWNER", message, OVERLOAD_PAUSE)
         }
     }
 }

@@ -1,11 +1,15 @@
 //! What others may tell the driver and ask of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use tokio::sync::mpsc;
+use hookfleet_contract::name::TenantId;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{core::Counts, directory::Effect};
 
@@ -24,6 +28,15 @@ pub struct Handle {
 pub(super) enum Input {
     Effects(Vec<Effect>),
     AllKnown,
+    Tenants(Asked),
+    Leave(BTreeSet<TenantId>),
+}
+
+/// A question that is answered once all events before `next_seq` have been handed to the core.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) next_seq: u64,
+    pub(super) reply: oneshot::Sender<Option<BTreeSet<TenantId>>>,
 }
 
 /// What it tells.
@@ -56,6 +69,19 @@ impl Handle {
     /// Tells that every subscription there is has been told of.
     pub async fn all_known(&self) {
         self.tell(Input::AllKnown).await;
+    }
+
+    /// The tenants that have deliveries of events before `next_seq`, or later ones. Nothing before every subscription
+    /// with deliveries is known.
+    pub async fn tenants(&self, next_seq: u64) -> Option<BTreeSet<TenantId>> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Tenants(Asked { next_seq, reply })).await;
+        answer.await.ok()?
+    }
+
+    /// Tells that the deliveries of these tenants are to go on at other agents.
+    pub async fn leave(&self, tenants: BTreeSet<TenantId>) {
+        self.tell(Input::Leave(tenants)).await;
     }
 
     /// How much there is to do.

@@ -6,13 +6,14 @@
 
 pub mod redelivery;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     event::{Event, Limits},
     id::WebhookId,
     name::{EventName, TenantId},
     partition::{UNORDERED, partition_of},
+    slot::Slot,
     violation::Violations,
 };
 use hookfleet_proto::cloudevents::CloudEvent;
@@ -21,8 +22,9 @@ use prost::Message as _;
 use crate::{
     clock::Clock,
     directory::{Directory, Tenant},
-    journal::{self, Appended, Journal, NewEvent, Target},
-    slots::{Owner, Slots},
+    journal::{self, Appended, Journal, NewEvent, Origin, Target},
+    relay::parking::{self, Parked},
+    slots::{Admission, Owner, Slots},
 };
 
 /// What ingest works with; cheap to clone.
@@ -34,6 +36,8 @@ pub struct Ingest {
     pub directory: Directory,
     /// Who owns which slot.
     pub slots: Slots,
+    /// What waits to be sent on.
+    pub parked: Parked,
     /// Where accepted events go.
     pub journal: Journal,
     /// What an event may be.
@@ -53,6 +57,15 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+/// Where a tenant's events go.
+#[derive(Debug)]
+pub enum Admitted {
+    /// Into this agent's journal.
+    Here(Admission),
+    /// To another agent.
+    There(Owner),
+}
+
 /// Why nothing of a request is accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
@@ -62,14 +75,9 @@ pub enum Refused {
     /// The tenant is suspended.
     #[error("tenant {0} is suspended")]
     Suspended(TenantId),
-    /// Another agent takes this tenant's events, or none does yet.
-    #[error("this agent does not own the slot of tenant {tenant}")]
-    NotOwner {
-        /// The tenant.
-        tenant: TenantId,
-        /// Who does.
-        owner: Option<Owner>,
-    },
+    /// No agent takes this tenant's events yet.
+    #[error("no agent owns the slot of tenant {0}")]
+    NoOwner(TenantId),
     /// The journal did not take them; publishing them again is safe.
     #[error("the events were not stored")]
     Journal(#[from] journal::Error),
@@ -81,6 +89,18 @@ pub const OVERLOAD_PAUSE: Duration = Duration::from_millis(250);
 // === impl Ingest ===
 
 impl Ingest {
+    /// Where a tenant's events are to go now.
+    ///
+    /// # Errors
+    /// [`Refused::NoOwner`].
+    pub fn admit(&self, tenant: &TenantId) -> Result<Admitted, Refused> {
+        match self.slots.admit(tenant, &self.agent_id) {
+            Ok(admission) => Ok(Admitted::Here(admission)),
+            Err(Some(owner)) => Ok(Admitted::There(owner)),
+            Err(None) => Err(Refused::NoOwner(tenant.clone())),
+        }
+    }
+
     /// Accepts a tenant's events, in one group. Each has its own result, in the same order: a
     /// receipt, or everything that is wrong with it.
     ///
@@ -92,24 +112,92 @@ impl Ingest {
     /// answered as a duplicate.
     pub async fn publish(
         &self,
+        admission: &Admission,
         tenant_id: &TenantId,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
-        let tenant = self.admit(tenant_id)?;
+        let slot = self.slot(tenant_id)?;
+        // Nothing with a key goes past what waits already, or past what another agent has.
+        let must_wait = admission.has_previous() || self.parked.has(slot);
+        let parks = |event: &NewEvent| {
+            must_wait && event.targets.iter().any(|it| it.partition != UNORDERED)
+        };
+        self.accept(tenant_id, events, parks).await
+    }
+
+    /// Keeps a tenant's events to send them on later.
+    ///
+    /// # Errors
+    /// As [`Ingest::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Ingest::publish`].
+    pub async fn park(
+        &self,
+        tenant: &TenantId,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
+        self.accept(tenant, events, |_| true).await
+    }
+
+    /// Accepts an event that was parked here and need not be any more.
+    ///
+    /// # Errors
+    /// As [`Ingest::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Ingest::publish`].
+    pub async fn unpark(
+        &self,
+        _admission: &Admission,
+        tenant: &TenantId,
+        event: CloudEvent,
+    ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
+        self.accept(tenant, vec![event], |_| false).await
+    }
+
+    async fn accept(
+        &self,
+        tenant_id: &TenantId,
+        events: Vec<CloudEvent>,
+        parks: impl Fn(&NewEvent) -> bool,
+    ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
+        let tenant = self.known(tenant_id)?;
+        let slot = self.slot(tenant_id)?;
         let mut accepted = Vec::with_capacity(events.len());
         let mut results = Vec::with_capacity(events.len());
         for event in events {
             let prepared = self.prepare(tenant_id, &tenant, event);
             results.push(prepared.map(|event| {
-                let id = event.webhook_id;
-                accepted.push(event);
-                id
+                let (id, n_targets) = (event.webhook_id, event.targets.len());
+                let is_parked = parks(&event);
+                accepted.push(if is_parked {
+                    parking::parked(event, slot)
+                } else {
+                    event
+                });
+                (id, is_parked.then_some(n_targets))
             }));
         }
-        let mut appended = self.journal.append_all(accepted).await?.into_iter();
-        let mut receipt_of = |event: WebhookId| match appended.next() {
-            Some(appended) => receipt(tenant_id, event, &appended),
-            None => unreachable!("the journal answers for each event"),
+        let n_parked = results
+            .iter()
+            .flatten()
+            .filter(|(_, it)| it.is_some())
+            .count() as u64;
+        // Counted before they are there, so that nothing slips past in between.
+        self.parked.add(slot, n_parked);
+        let appended = self.journal.append_all(accepted).await;
+        let appended = appended.inspect_err(|_| self.parked.remove(slot, n_parked))?;
+        let mut appended = appended.into_iter();
+        let mut receipt_of = |(event, parked): (WebhookId, Option<usize>)| {
+            let Some(mut appended) = appended.next() else {
+                unreachable!("the journal answers for each event");
+            };
+            if let Some(n_targets) = parked {
+                appended.n_targets = u32::try_from(n_targets).unwrap_or(u32::MAX);
+                self.parked.remove(slot, u64::from(appended.duplicate));
+            }
+            receipt(tenant_id, event, &appended)
         };
         Ok(results
             .into_iter()
@@ -117,14 +205,12 @@ impl Ingest {
             .collect())
     }
 
-    fn admit(&self, tenant: &TenantId) -> Result<std::sync::Arc<Tenant>, Refused> {
-        let owner = self.slots.owner(tenant);
-        if owner.as_ref().is_none_or(|it| it.agent_id != self.agent_id) {
-            return Err(Refused::NotOwner {
-                tenant: tenant.clone(),
-                owner,
-            });
-        }
+    fn slot(&self, tenant: &TenantId) -> Result<Slot, Refused> {
+        let slot = self.slots.slot(tenant);
+        slot.ok_or_else(|| Refused::NoOwner(tenant.clone()))
+    }
+
+    fn known(&self, tenant: &TenantId) -> Result<Arc<Tenant>, Refused> {
         let known = self.directory.tenant(tenant);
         let known = known.ok_or_else(|| Refused::UnknownTenant(tenant.clone()))?;
         if known.is_suspended() {
@@ -153,7 +239,8 @@ impl Ingest {
             webhook_id: WebhookId::of(tenant_id, event.source(), event.id()),
             accept_time: self.clock.now(),
             targets: targets.collect(),
-            redelivery_of: None,
+            origin: Origin::Published,
+            stands: Vec::new(),
             event: event.cloud_event().encode_to_vec().into(),
         })
     }

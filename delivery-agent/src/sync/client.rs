@@ -8,14 +8,14 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use hookfleet_contract::subscription::Subscription;
 use hookfleet_proto::{
     fleet::{
-        Goaway, Heartbeat, Hello, SuspendReport, SyncRequest, SyncResponse, Welcome,
+        Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, Welcome,
         sync_request::Message as Request, sync_response::Message as Response,
         sync_service_client::SyncServiceClient,
     },
     v1::subscription::SuspendReason,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -70,6 +70,10 @@ pub struct Config {
     pub driver: driver::Handle,
     /// Subscriptions whose receivers want no more.
     pub suspensions: mpsc::UnboundedReceiver<(Arc<Subscription>, SuspendReason)>,
+    /// What is still here of slots of others.
+    pub leftovers: watch::Receiver<Option<Leftovers>>,
+    /// Whether this agent is about to end.
+    pub draining: watch::Receiver<bool>,
     /// Cancelled once everything has been heard of.
     pub synced: CancellationToken,
 }
@@ -205,14 +209,15 @@ impl Client {
                     }
                 }
                 () = sleep_until(self.save_after), if self.unsaved => self.save().await,
+                // Slots move on when nothing is left of them, so that is said at once.
+                Ok(()) = self.config.leftovers.changed() => {
+                    send(&requests, Request::Heartbeat(self.heartbeat())).await?;
+                }
+                Ok(()) = self.config.draining.changed() => {
+                    send(&requests, Request::Heartbeat(self.heartbeat())).await?;
+                }
                 _ = heartbeat.tick() => {
-                    let Counts { n_waiting, n_in_flight, .. } = self.config.driver.counts();
-                    send(&requests, Request::Heartbeat(Heartbeat {
-                        applied_revision: self.config.mirror.revision(),
-                        pending_delivery_count: i64::try_from(n_waiting).unwrap_or(i64::MAX),
-                        in_flight_count: i64::try_from(n_in_flight).unwrap_or(i64::MAX),
-                        leftovers: None,
-                    })).await?;
+                    send(&requests, Request::Heartbeat(self.heartbeat())).await?;
                 }
                 () = &mut silence => return Err(Error::Silent(period * 3)),
             }
@@ -250,6 +255,21 @@ impl Client {
             .await
             .map_err(|_| Error::Silent(WELCOME_TIMEOUT))??;
         Ok((requests, responses, welcome))
+    }
+
+    fn heartbeat(&mut self) -> Heartbeat {
+        let Counts {
+            n_waiting,
+            n_in_flight,
+            ..
+        } = self.config.driver.counts();
+        Heartbeat {
+            applied_revision: self.config.mirror.revision(),
+            pending_delivery_count: i64::try_from(n_waiting).unwrap_or(i64::MAX),
+            in_flight_count: i64::try_from(n_in_flight).unwrap_or(i64::MAX),
+            leftovers: self.config.leftovers.borrow_and_update().clone(),
+            draining: *self.config.draining.borrow_and_update(),
+        }
     }
 
     fn hello(&self) -> Hello {

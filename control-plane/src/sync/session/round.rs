@@ -170,7 +170,7 @@ pub(super) fn is_told(key: &str, owned: &BTreeSet<u16>) -> bool {
     match keys::parse(key) {
         Some(Kind::Subscription(slot, _)) => owned.contains(&slot.0),
         Some(Kind::Tenant(_) | Kind::Slots) => true,
-        Some(Kind::Agent(_)) | None => false,
+        Some(Kind::Agent(_) | Kind::Fleet) | None => false,
     }
 }
 
