@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "hookfleet/v1/tenant.proto",
     "hookfleet/v1/subscription.proto",
     "hookfleet/v1/publisher.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 8] = [
     "hookfleet/fleet/v1/sync.proto",
     "hookfleet/fleet/v1/stored.proto",
     "hookfleet/fleet/v1/relay.proto",
+    "google/rpc/error_details.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

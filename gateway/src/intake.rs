@@ -17,7 +17,7 @@ use std::{
 use axum::{BoxError, body::Body};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use prost_reflect::{DescriptorError, DescriptorPool};
+use prost_reflect::DescriptorPool;
 use tonic::Status;
 
 use crate::status::ApiError;
@@ -45,12 +45,8 @@ struct Metered {
 // === impl Intake ===
 
 impl Intake {
-    /// Room for the requests of the API in `descriptors`.
-    ///
-    /// # Errors
-    /// If the descriptors cannot be read.
-    pub(crate) fn new(descriptors: &[u8]) -> Result<Self, DescriptorError> {
-        let pool = DescriptorPool::decode(descriptors)?;
+    /// Room for the requests of the API in `pool`.
+    pub(crate) fn new(pool: &DescriptorPool) -> Self {
         let methods = pool.services().flat_map(|service| {
             let name = service.full_name().to_owned();
             let methods: Vec<_> = service.methods().collect();
@@ -59,10 +55,10 @@ impl Intake {
         let streams = methods
             .filter(|(_, it)| it.is_client_streaming())
             .map(|(service, it)| format!("/{service}/{}", it.name()));
-        Ok(Self {
+        Self {
             used: Arc::default(),
             streams: Arc::new(streams.collect()),
-        })
+        }
     }
 
     /// The request with a body that takes room.
@@ -122,11 +118,11 @@ impl Drop for Metered {
 
 #[cfg(test)]
 mod tests {
-    use hookfleet_proto::DESCRIPTORS;
     use http_body_util::BodyExt as _;
     use tonic::Code;
 
     use super::*;
+    use crate::descriptors;
 
     fn request(path: &str, n_bytes: usize) -> http::Request<Body> {
         let body = Body::from(vec![0; n_bytes]);
@@ -135,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_taken_while_a_request_arrives_and_given_back() {
-        let intake = Intake::new(DESCRIPTORS).unwrap();
+        let intake = Intake::new(descriptors::pool());
         let path = "/hookfleet.v1.PublisherService/Publish";
         let mut large = intake.meter(request(path, MAX_BYTES));
         large.body_mut().frame().await.unwrap().unwrap();
@@ -152,8 +148,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_reads_a_whole_body_learns_that_there_is_no_room() {
+        let intake = Intake::new(descriptors::pool());
+        let path = "/v1/tenants/acme/events";
+        let mut large = intake.meter(request(path, MAX_BYTES));
+        large.body_mut().frame().await.unwrap().unwrap();
+        let (head, body) = intake.meter(request(path, 1)).into_parts();
+        let status = crate::body::read(&head.headers, body).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(!status.details().is_empty(), "with advice");
+    }
+
+    #[tokio::test]
     async fn streams_are_not_counted() {
-        let intake = Intake::new(DESCRIPTORS).unwrap();
+        let intake = Intake::new(descriptors::pool());
         let path = "/hookfleet.v1.PublisherService/PublishStream";
         let mut stream = intake.meter(request(path, 10));
         stream.body_mut().frame().await.unwrap().unwrap();

@@ -3,9 +3,16 @@
 //!
 //! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
 //! - [`transcode`]: the API as HTTP/JSON.
+//! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
+//! - [`events`]: publishing CloudEvents and plain JSON.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
+mod body;
+mod descriptors;
+mod events;
+mod facade;
 pub mod filter;
+mod idempotency;
 mod intake;
 pub mod listener;
 pub mod page;
@@ -13,6 +20,7 @@ pub mod peers;
 pub mod readiness;
 pub mod services;
 pub mod status;
+mod tenant;
 pub mod transcode;
 
 #[cfg(test)]

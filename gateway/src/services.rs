@@ -4,19 +4,33 @@
 use std::convert::Infallible;
 
 use axum::{
-    Router, extract::State, http::StatusCode, middleware::map_request, response::IntoResponse,
+    Router,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    middleware::{Next, from_fn, map_request},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use hookfleet_proto::DESCRIPTORS;
 use tonic::{
+    Status,
     body::Body,
     server::NamedService,
     service::{Routes, RoutesBuilder},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::Service;
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::{Layer as _, Service, ServiceExt as _};
 
-use crate::{intake::Intake, readiness::Readiness, transcode};
+use crate::{
+    descriptors,
+    events::Events,
+    facade::Facade,
+    intake::Intake,
+    readiness::Readiness,
+    status::ApiError,
+    transcode::{self, Transcoder},
+};
 
 /// What a process serves.
 #[derive(Debug)]
@@ -90,11 +104,14 @@ impl Services {
 
         let grpc = self.routes.routes().prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
-        let intake = Intake::new(DESCRIPTORS).map_err(transcode::Error::from)?;
+        let surfaces = Surfaces::new(&self.names, &grpc, json);
+        let intake = Intake::new(descriptors::pool());
         let meter = map_request(move |request| {
             let metered = intake.meter(request);
             async move { metered }
         });
+        let web = GrpcWebLayer::new().layer(grpc.clone());
+        let web = from_fn(move |request, next| dialect(web.clone(), request, next));
         let probes = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
@@ -102,9 +119,63 @@ impl Services {
         let api = grpc
             .into_axum_router()
             .reset_fallback()
-            .fallback_service(json);
-        Ok(probes.merge(api.layer(meter)))
+            .fallback(move |request: Request| surfaces.clone().answer(request));
+        Ok(probes.merge(api.layer(web).layer(meter)))
     }
+}
+
+/// What HTTP says without gRPC: the surfaces of their own, and the API as JSON.
+#[derive(Clone, Debug)]
+struct Surfaces {
+    facade: Option<Facade>,
+    events: Option<Events>,
+    json: Transcoder,
+}
+
+impl Surfaces {
+    /// What the named services make possible.
+    fn new(names: &[&str], routes: &Routes, json: Transcoder) -> Self {
+        let has = |name| names.contains(&name).then(|| routes.clone());
+        Self {
+            facade: has("hookfleet.v1.SubscriptionService").map(Facade::new),
+            events: has("hookfleet.v1.PublisherService").map(Events::new),
+            json,
+        }
+    }
+
+    async fn answer(self, request: Request) -> Response {
+        if has_type(&request, "application/grpc") {
+            let status = Status::from(ApiError::unimplemented("METHOD_UNKNOWN", "no such method"));
+            return status.into_http();
+        }
+        let path = request.uri().path();
+        if let Some(events) = self.events
+            && let Some(parent) = events.parent(path)
+        {
+            return events.answer(parent, request).await;
+        }
+        match self.facade.filter(|_| Facade::has(path)) {
+            Some(facade) => facade.answer(request).await,
+            None => self.json.answer(request).await,
+        }
+    }
+}
+
+/// Unwraps gRPC-Web, which goes to the same services. Browsers of other origins get no leave to read the answers.
+async fn dialect(web: GrpcWebService<Routes>, request: Request, next: Next) -> Response {
+    if !has_type(&request, "application/grpc-web") {
+        return next.run(request).await;
+    }
+    let answered = web.oneshot(request).await;
+    answered
+        .unwrap_or_else(|never| match never {})
+        .map(axum::body::Body::new)
+}
+
+/// Whether a request's content type begins like this.
+fn has_type(request: &Request, prefix: &str) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|it| it.as_bytes().starts_with(prefix.as_bytes()))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {

@@ -133,6 +133,12 @@ impl ApiError {
         Self::new(Code::PermissionDenied, "PERMISSION_DENIED", "not permitted")
     }
 
+    /// There is no such call: `UNIMPLEMENTED`.
+    #[must_use]
+    pub fn unimplemented(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Code::Unimplemented, reason, message)
+    }
+
     /// What was kept cannot be read any more: `DATA_LOSS`. Asking again is of no use.
     #[must_use]
     pub fn data_loss(message: impl Into<String>) -> Self {

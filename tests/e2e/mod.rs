@@ -3,6 +3,8 @@
 mod bench;
 mod command;
 mod engine;
+mod events;
+mod facade;
 mod faults;
 mod first_callback;
 mod fleet;

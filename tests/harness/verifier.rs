@@ -13,8 +13,7 @@ use super::receiver::Received;
 
 /// Verifies callbacks, each with its secret; panics at the first that is not signed with it.
 pub fn verify(callbacks: &[(String, Received)]) {
-    let mut child = Command::new(python())
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify_signatures.py"))
+    let mut child = python("verify_signatures.py")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -40,14 +39,17 @@ pub fn verify(callbacks: &[(String, Received)]) {
     assert_eq!(count.trim(), callbacks.len().to_string());
 }
 
-/// The Python that `tests/run` has given the library.
-fn python() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/venv/bin/python");
+/// A script of `tests/` in the Python that `tests/run` has given its libraries.
+pub fn python(script: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = root.join("target/test-tools/venv/bin/python");
     let python = std::env::var_os("HOOKFLEET_TEST_PYTHON").map_or(own, PathBuf::from);
     assert!(
         python.exists(),
         "{} is missing: `tests/run` makes it",
         python.display()
     );
-    python
+    let mut command = Command::new(python);
+    command.arg(root.join("tests").join(script));
+    command
 }

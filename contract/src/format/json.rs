@@ -18,9 +18,9 @@ pub enum Error {
     /// Not a JSON object.
     #[error("is not a JSON object")]
     Json(#[from] serde_json::Error),
-    /// A member is not what it must be.
-    #[error("member {0} is not what it must be")]
-    Member(String),
+    /// A member is not what it must be: its name, and what it must be.
+    #[error("member {0} {1}")]
+    Member(String, &'static str),
 }
 
 /// Reads one event. What the specification asks of its attributes is for [`Event`] to check.
@@ -31,24 +31,30 @@ pub fn parse(json: &[u8]) -> Result<CloudEvent, Error> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_slice(json)?;
     let mut event = CloudEvent::default();
     for (name, value) in members {
-        let wrong = || Error::Member(name.clone());
+        let wrong = |must| Error::Member(name.clone(), must);
         if value.get() == "null" && name != "data" {
             continue;
         }
-        let text = || serde_json::from_str::<String>(value.get()).map_err(|_| wrong());
+        let text = || {
+            let text = serde_json::from_str::<String>(value.get());
+            text.map_err(|_| wrong("must be a string"))
+        };
         match name.as_str() {
             "id" => event.id = text()?,
             "source" => event.source = text()?,
             "type" => event.r#type = text()?,
             "specversion" => event.spec_version = text()?,
-            "data" | "data_base64" if event.data.is_some() => return Err(wrong()),
+            "data" | "data_base64" if event.data.is_some() => {
+                return Err(wrong("must not be there beside data"));
+            }
             "data" => event.data = Some(Data::TextData(value.get().to_owned())),
             "data_base64" => {
-                let bytes = STANDARD.decode(text()?).map_err(|_| wrong())?;
+                let bytes = STANDARD.decode(text()?);
+                let bytes = bytes.map_err(|_| wrong("must be base64"))?;
                 event.data = Some(Data::BinaryData(bytes.into()));
             }
             _ => {
-                let attr = Some(attribute(&name, value).ok_or_else(wrong)?);
+                let attr = Some(attribute(&name, value).map_err(wrong)?);
                 event
                     .attributes
                     .insert(name, CloudEventAttributeValue { attr });
@@ -64,7 +70,9 @@ pub fn parse(json: &[u8]) -> Result<CloudEvent, Error> {
     match &event.data {
         // Text of another type is a JSON string; its content is the data.
         Some(Data::TextData(json)) if !is_json => {
-            let text = serde_json::from_str(json).map_err(|_| Error::Member("data".to_owned()))?;
+            let must = "must be a string, because datacontenttype is not JSON";
+            let text = serde_json::from_str(json);
+            let text = text.map_err(|_| Error::Member("data".to_owned(), must))?;
             event.data = Some(Data::TextData(text));
         }
         // Data without a type means JSON, which other formats have to say.
@@ -78,16 +86,35 @@ pub fn parse(json: &[u8]) -> Result<CloudEvent, Error> {
     Ok(event)
 }
 
-fn attribute(name: &str, value: &RawValue) -> Option<Attr> {
-    let value: serde_json::Value = serde_json::from_str(value.get()).ok()?;
-    Some(match (name, value) {
-        ("time", serde_json::Value::String(text)) => Attr::CeTimestamp(parse_rfc3339(&text)?),
-        ("dataschema", serde_json::Value::String(text)) => Attr::CeUri(text),
-        (_, serde_json::Value::String(text)) => Attr::CeString(text),
-        (_, serde_json::Value::Bool(it)) => Attr::CeBoolean(it),
-        (_, serde_json::Value::Number(it)) => Attr::CeInteger(i32::try_from(it.as_i64()?).ok()?),
-        _ => return None,
-    })
+/// An attribute, or what it must be.
+fn attribute(name: &str, value: &RawValue) -> Result<Attr, &'static str> {
+    const MUST: &str = "must be a string, a boolean or an integer of 32 bits";
+    let value: serde_json::Value = serde_json::from_str(value.get()).map_err(|_| MUST)?;
+    match value {
+        serde_json::Value::String(text) => attribute_of_text(name, text),
+        serde_json::Value::Bool(it) => Ok(Attr::CeBoolean(it)),
+        serde_json::Value::Number(it) => {
+            let integer = it.as_i64().and_then(|it| i32::try_from(it).ok());
+            integer.map(Attr::CeInteger).ok_or(MUST)
+        }
+        serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+            Err(MUST)
+        }
+    }
+}
+
+/// The attribute of a format that has texts only, by its name; or what it must be.
+///
+/// # Errors
+/// What the text must be.
+pub fn attribute_of_text(name: &str, text: String) -> Result<Attr, &'static str> {
+    match name {
+        "time" => parse_rfc3339(&text)
+            .map(Attr::CeTimestamp)
+            .ok_or("must be a time of RFC 3339, such as 2026-01-02T03:04:05Z"),
+        "dataschema" => Ok(Attr::CeUri(text)),
+        _ => Ok(Attr::CeString(text)),
+    }
 }
 
 /// Writes one event: the required attributes, the optional ones, extensions by name, data.

@@ -4,7 +4,7 @@
 
 pub mod header_value;
 pub mod json;
-mod media;
+pub mod media;
 
 use bytes::Bytes;
 use hookfleet_proto::{

@@ -3,6 +3,7 @@
 mod dialects;
 mod limits;
 mod tenants;
+mod web;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,10 +1,11 @@
 //! The API as HTTP/JSON: every unary method with a `google.api.http` rule, by its descriptors. What
 //! comes in as JSON goes to the same gRPC service in the same process, so both dialects are one API.
 
-mod failure;
+pub(crate) mod annotation;
+pub(crate) mod failure;
 mod request;
 mod rule;
-mod template;
+pub(crate) mod template;
 
 use std::{
     convert::Infallible,
@@ -16,26 +17,19 @@ use std::{
 
 use axum::{body::Body as HttpBody, response::Response};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use hookfleet_proto::DESCRIPTORS;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Extensions, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DynamicMessage, SerializeOptions};
 use tonic::{Status, service::Routes};
 use tower::{Service, ServiceExt as _};
 
-use crate::status::ApiError;
+use crate::{body, descriptors, status::ApiError};
 use rule::Rule;
-
-/// The most bytes of a body.
-const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// The rules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The descriptors are not what they must be.
-    #[error("the descriptors cannot be read")]
-    Descriptors(#[from] prost_reflect::DescriptorError),
     /// A rule is not one.
     #[error("the HTTP rule of {0} is not one")]
     Rule(String),
@@ -56,8 +50,7 @@ impl Transcoder {
     /// # Errors
     /// See [`Error`].
     pub fn new(routes: Routes, services: &[&str]) -> Result<Self, Error> {
-        let pool = DescriptorPool::decode(DESCRIPTORS)?;
-        let rules = rule::collect(&pool, services)?.into();
+        let rules = rule::collect(descriptors::pool(), services)?.into();
         Ok(Self { routes, rules })
     }
 
@@ -67,32 +60,12 @@ impl Transcoder {
         self.rules.len()
     }
 
-    async fn answer(self, request: Request<HttpBody>) -> Response {
+    /// Answers a request.
+    pub(crate) async fn answer(self, request: Request<HttpBody>) -> Response {
         match self.call(request).await {
             Ok(body) => json(StatusCode::OK, &body),
-            Err(Refused::Status(status)) => {
-                let mut response = json(
-                    failure::http_status(status.code()),
-                    &failure::body(&status).to_string(),
-                );
-                if let Some(seconds) = failure::retry_after(&status) {
-                    response
-                        .headers_mut()
-                        .insert(header::RETRY_AFTER, seconds.into());
-                }
-                response
-            }
-            Err(Refused::Method(allowed)) => {
-                let status = Status::unimplemented("the path takes other HTTP methods");
-                let mut response = json(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    &failure::body(&status).to_string(),
-                );
-                if let Ok(allowed) = HeaderValue::from_str(&allowed) {
-                    response.headers_mut().insert(header::ALLOW, allowed);
-                }
-                response
-            }
+            Err(Refused::Status(status)) => failed(failure::http_status(status.code()), &status),
+            Err(Refused::Method(allowed)) => method_not_allowed(&allowed),
         }
     }
 
@@ -111,13 +84,15 @@ impl Transcoder {
                 false => Refused::Method(allowed.join(", ")),
             });
         };
-        let body = read(&head.headers, body).await?;
+        let body = body::read(&head.headers, body)
+            .await
+            .map_err(Refused::Status)?;
         let query = head.uri.query().unwrap_or_default();
         let message = request::message(rule, bound, query, &body)?;
         let response = self
             .routes
             .clone()
-            .oneshot(grpc_request(rule, &message))
+            .oneshot(grpc_request(rule, &message, head.extensions))
             .await;
         let response = response.unwrap_or_else(|never| match never {});
         let message = grpc_response(rule, response)
@@ -144,29 +119,20 @@ impl From<ApiError> for Refused {
     }
 }
 
-/// Reads a body that says its size only as far as it may be read.
-async fn read(headers: &HeaderMap, body: HttpBody) -> Result<Bytes, ApiError> {
-    let too_large =
-        || ApiError::invalid_field("", format!("the body may have {MAX_BODY_BYTES} bytes"));
-    let said = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|it| it.to_str().ok()?.parse::<usize>().ok());
-    if said.is_some_and(|it| it > MAX_BODY_BYTES) {
-        return Err(too_large());
-    }
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
-    body.map(http_body_util::Collected::to_bytes)
-        .map_err(|_| too_large())
-}
-
 /// A frame is a flag, a length and a message.
-fn grpc_request(rule: &Rule, message: &DynamicMessage) -> Request<tonic::body::Body> {
+fn grpc_request(
+    rule: &Rule,
+    message: &DynamicMessage,
+    extensions: Extensions,
+) -> Request<tonic::body::Body> {
     let mut frame = BytesMut::with_capacity(5 + message.encoded_len());
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
     frame.put_slice(&message.encode_to_vec());
     let mut request = Request::new(tonic::body::Body::new(Full::new(frame.freeze())));
     *request.method_mut() = http::Method::POST;
+    // Who calls, and whatever else is known of the request.
+    *request.extensions_mut() = extensions;
     if let Ok(uri) = rule.grpc_path.parse() {
         *request.uri_mut() = uri;
     }
@@ -206,7 +172,28 @@ where
         .map_err(|error| Status::internal(error.to_string()))
 }
 
-fn json(status: StatusCode, body: &str) -> Response {
+/// The answer to a call that failed.
+pub(crate) fn failed(http_status: StatusCode, status: &Status) -> Response {
+    let mut response = json(http_status, &failure::body(status).to_string());
+    if let Some(seconds) = failure::retry_after(status) {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The answer where the path takes other methods only.
+pub(crate) fn method_not_allowed(allowed: &str) -> Response {
+    let error = ApiError::unimplemented("METHOD_NOT_ALLOWED", "the path takes other methods");
+    let mut response = failed(StatusCode::METHOD_NOT_ALLOWED, &error.into());
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+/// An answer with JSON.
+pub(crate) fn json(status: StatusCode, body: &str) -> Response {
     let mut response = Response::new(HttpBody::from(format!("{body}\n")));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static("application/json");

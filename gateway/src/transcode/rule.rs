@@ -5,7 +5,7 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, ReflectMessage as _, Value,
 };
 
-use super::{Error, template::Template};
+use super::{Error, annotation, template::Template};
 
 /// How one method maps to HTTP.
 #[derive(Clone, Debug)]
@@ -41,22 +41,13 @@ pub(super) fn collect(pool: &DescriptorPool, services: &[&str]) -> Result<Vec<Ru
             if method.is_client_streaming() || method.is_server_streaming() {
                 continue;
             }
-            if let Some(annotation) = annotation(pool, &method) {
+            if let Some(annotation) = annotation::http(pool, &method) {
                 let rule = rule(&method, &annotation);
                 rules.push(rule.ok_or_else(|| Error::Rule(method.full_name().to_owned()))?);
             }
         }
     }
     Ok(rules)
-}
-
-fn annotation(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<DynamicMessage> {
-    let extension = pool.get_extension_by_name("google.api.http")?;
-    let options = method.options();
-    let value = options
-        .has_extension(&extension)
-        .then(|| options.get_extension(&extension).into_owned());
-    value?.as_message().cloned()
 }
 
 fn rule(method: &MethodDescriptor, annotation: &DynamicMessage) -> Option<Rule> {

@@ -4,7 +4,7 @@
 
 /// A template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template {
+pub(crate) struct Template {
     segments: Vec<Segment>,
     variables: Vec<Variable>,
     verb: Option<String>,
@@ -26,7 +26,7 @@ struct Variable {
 
 impl Template {
     /// Parses a template; `None` if it is not one.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut rest = text.strip_prefix('/')?;
         let mut template = Self {
             segments: Vec::new(),
@@ -74,7 +74,7 @@ impl Template {
     }
 
     /// The fields that a path binds, if it matches. The path is as it was sent.
-    pub(super) fn matches(&self, path: &str) -> Option<Vec<(&str, String)>> {
+    pub(crate) fn matches(&self, path: &str) -> Option<Vec<(&str, String)>> {
         let path = path.strip_prefix('/')?;
         let (path, verb) = match path.rsplit_once(':') {
             Some((path, verb)) if !verb.contains('/') => (path, Some(verb)),

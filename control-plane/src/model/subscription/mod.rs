@@ -127,7 +127,9 @@ impl Subscription {
     ) -> Result<(), Violations> {
         let names_secret =
             mask.is_some_and(|it| it.paths.iter().any(|path| path == "signing_secret"));
-        if names_secret || !patch.signing_secret.is_empty() {
+        // Whoever says the whole subscription again says the secret that it has.
+        let is_other = !patch.signing_secret.is_empty() && !self.has_secret(&patch.signing_secret);
+        if names_secret || is_other {
             let mut violations = Violations::default();
             violations.push(
                 "subscription.signing_secret",
@@ -209,6 +211,12 @@ impl Subscription {
         let mut keys = self.keys.iter();
         let shared = keys.find(|key| key.secret.algorithm() == SignatureAlgorithm::HmacSha256);
         shared.map(|key| key.secret.reveal()).unwrap_or_default()
+    }
+
+    /// Whether this is the current shared secret.
+    fn has_secret(&self, text: &str) -> bool {
+        let secret = text.parse::<Secret>();
+        secret.is_ok_and(|secret| secret.reveal() == self.reveal())
     }
 
     /// What agents deliver by. It holds secrets.

@@ -196,6 +196,13 @@ fn the_secret_is_not_changed_by_an_update() {
         let violations = updated(created(asked()), patch, paths).unwrap_err();
         assert_eq!(violations.0[0].field, "subscription.signing_secret");
     }
+    let before = created(asked());
+    let same = v1::Subscription {
+        signing_secret: before.reveal(),
+        ..asked()
+    };
+    let after = updated(before.clone(), same, &["*"]).unwrap();
+    assert_eq!(key_ids(&after), key_ids(&before), "the same again is none");
 }
 
 #[test]
