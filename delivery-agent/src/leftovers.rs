@@ -65,6 +65,10 @@ impl Watcher {
 
     /// What is left under this table, once that is known.
     async fn look(&self, table: &SlotTable) -> Option<Leftovers> {
+        if table.slot_owners.is_empty() {
+            // Nobody owns anything yet, so nothing is somebody else's.
+            return None;
+        }
         self.slots.settle().await;
         let tenants = self.driver.tenants(self.journal.stats().next_seq).await?;
         let tenants = of_others(table, &self.agent_id, tenants);
