@@ -28,7 +28,7 @@ use crate::{
     cache::Cache,
     config::{CONDITION, Config},
     keys,
-    query::Owners,
+    query::Deliverers,
     random, reconciler,
     store::{self, Generation, Outcome, Store, Txn},
     sync::{
@@ -164,7 +164,7 @@ impl ControlPlane {
     /// `DeliveryService` for the whole fleet, for a listener that has no agent's own.
     #[must_use]
     pub fn delivery_service(&self) -> DeliveryServiceServer<impl DeliveryService + use<>> {
-        DeliveryServiceServer::new(Deliveries(Owners::new(Arc::clone(&self.api))))
+        DeliveryServiceServer::new(Deliveries(Deliverers::new(Arc::clone(&self.api))))
     }
 
     /// The inner parts, for tests that call them without a network.

@@ -266,6 +266,7 @@ impl Agent {
         let redeliverer = Redeliverer {
             ingest: ingest.clone(),
             history: history.clone(),
+            relay: relay.clone(),
         };
         Ok(Self {
             publisher: Publisher::new(ingest, relay, ready.clone(), draining.clone()),
@@ -296,8 +297,12 @@ impl Agent {
     /// `RelayService`, for a listener.
     #[must_use]
     pub fn relay_service(&self) -> RelayServiceServer<Relayed> {
-        RelayServiceServer::new(Relayed(self.publisher.clone()))
-            .max_decoding_message_size(relay::MAX_MESSAGE_BYTES)
+        let (publisher, deliveries) = (self.publisher.clone(), self.deliveries.clone());
+        RelayServiceServer::new(Relayed {
+            publisher,
+            deliveries,
+        })
+        .max_decoding_message_size(relay::MAX_MESSAGE_BYTES)
     }
 
     /// `DeliveryService`, for a listener.

@@ -69,6 +69,9 @@ impl Arguments {
                     request.page_size = i32::try_from(limit - found.len()).unwrap_or(i32::MAX);
                     let page = client.list_deliveries(request.clone()).await?.into_inner();
                     found.extend(page.deliveries);
+                    for agent in page.unreachable {
+                        output::progress(format!("{agent} may know of more and is out of reach"));
+                    }
                     if page.next_page_token.is_empty() {
                         break;
                     }

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{
-    GetPlacementRequest, ListAgentsRequest, agent::State, fleet_service_client::FleetServiceClient,
+    GetDeliveryRequest, GetEventRequest, GetPlacementRequest, ListAgentsRequest,
+    ListAttemptsRequest, ListDeliveriesRequest, RedeliverDeliveryRequest, RetryPolicy,
+    Subscription, agent::State, delivery, delivery_service_client::DeliveryServiceClient,
+    fleet_service_client::FleetServiceClient,
 };
+use tonic::Code;
 
 use crate::harness::{
     api::{create_tenant, deliveries, event, in_force, publish_one, subscribe_in_force, to},
     eventually,
-    process::{agent, control_plane},
+    process::{Process, agent, agent_command, control_plane, hookfleet},
     receiver::Receiver,
 };
 
@@ -114,4 +118,98 @@ async fn the_fleet_shows_its_agents_and_forwards_questions_about_deliveries() {
         },
     )
     .await;
+}
+
+#[tokio::test]
+async fn what_was_delivered_before_a_slot_moved_is_found_and_can_be_delivered_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let start = |id: &str| {
+        let mut command = agent_command(&dir.path().join(id), plane.address);
+        command.args(["--agent-id", id]);
+        Process::start(command, "127.0.0.1:0")
+    };
+    let first = start("first");
+    let receiver = Receiver::start().await;
+    receiver.answer("hook", 500);
+    create_tenant(&admin, "acme").await;
+    let wanted = Subscription {
+        retry_policy: Some(RetryPolicy {
+            non_retryable_status_codes: vec![500],
+            ..RetryPolicy::default()
+        }),
+        ..to(receiver.url("hook"))
+    };
+    subscribe_in_force(&admin, "acme", "hook", wanted).await;
+    publish_one(&first.channel(), "acme", event("1", "orders.created", "{}")).await;
+    let listed = async |n: usize| {
+        eventually("deliveries are listed", PATIENCE, || async {
+            let mut found = deliveries(&admin, "acme", "").await;
+            found.retain(|it| it.state() != delivery::State::Pending);
+            (found.len() == n).then_some(found.clone()).ok_or(found)
+        })
+        .await
+    };
+    let dead = listed(1).await.remove(0);
+    assert_eq!(dead.state(), delivery::State::DeadLettered);
+
+    let second = start("second");
+    let mut drain = hookfleet();
+    drain.args(["fleet", "drain", "first", "--wait", "--server"]);
+    drain.arg(format!("http://{}", plane.address));
+    assert!(drain.status().unwrap().success());
+    receiver.answer("hook", 200);
+    publish_one(&first.channel(), "acme", event("2", "orders.created", "{}")).await;
+    let found = listed(2).await;
+    assert_eq!(
+        found[1], dead,
+        "the older one, of the first agent, is listed last"
+    );
+    assert_ne!(found[0].name, dead.name);
+
+    let request = RedeliverDeliveryRequest {
+        name: dead.name.clone(),
+    };
+    let mut client = DeliveryServiceClient::new(admin.clone());
+    let again = client.redeliver_delivery(request).await.unwrap();
+    let again = again.into_inner();
+    assert_eq!(again.redelivery_of, dead.name);
+    let found = listed(3).await;
+    assert_eq!(
+        found.iter().map(|it| &it.name).collect::<Vec<_>>(),
+        [&again.name, &found[1].name, &dead.name]
+    );
+    assert_eq!(
+        deliveries(&second.channel(), "acme", "").await,
+        found[..2],
+        "the owner of the slot delivered it again"
+    );
+    let request = ListAttemptsRequest {
+        parent: dead.name.clone(),
+        ..ListAttemptsRequest::default()
+    };
+    let attempts = client.list_attempts(request).await.unwrap().into_inner();
+    assert_eq!(attempts.attempts.len(), 1);
+    let request = GetEventRequest { name: dead.event };
+    assert!(client.get_event(request).await.is_ok());
+
+    // What cannot be asked is told.
+    first.kill();
+    let request = ListDeliveriesRequest {
+        parent: "tenants/acme/subscriptions/-".to_owned(),
+        ..ListDeliveriesRequest::default()
+    };
+    let page = client.list_deliveries(request.clone()).await.unwrap();
+    let page = page.into_inner();
+    assert_eq!(page.deliveries, found[..2]);
+    let request = ListDeliveriesRequest {
+        page_token: page.next_page_token,
+        ..request
+    };
+    let page = client.list_deliveries(request).await.unwrap().into_inner();
+    assert_eq!(page.unreachable, ["agents/first"]);
+    let lost = client.get_delivery(GetDeliveryRequest { name: dead.name });
+    assert_eq!(lost.await.unwrap_err().code(), Code::Unavailable);
 }

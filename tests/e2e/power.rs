@@ -6,8 +6,9 @@
 
 use std::{
     collections::BTreeSet,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -27,9 +28,12 @@ use crate::harness::{
 
 const ROUNDS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// `FS_IOC_SHUTDOWN` without flushing anything, the log of the file system included.
+/// `FS_IOC_SHUTDOWN` without flushing anything, the log of the file system included, once a line says so.
 const CUT: &str = "import fcntl, os, struct, sys
-fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+disk = os.open(sys.argv[1], os.O_RDONLY)
+print('ready', flush=True)
+sys.stdin.readline()
+fcntl.ioctl(disk, 0x8004587d, struct.pack('I', 2))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_power_cuts() {
@@ -66,8 +70,7 @@ async fn what_was_acknowledged_survives_power_cuts() {
             (n > 100 + 150 * round).then_some(()).ok_or(n)
         })
         .await;
-        is_cut.store(true, Ordering::SeqCst);
-        disk.cut();
+        disk.cut(|| is_cut.store(true, Ordering::SeqCst));
         server.kill_expecting_errors();
         for publisher in publishers {
             n_unknown += publisher.await.unwrap();
@@ -114,10 +117,12 @@ impl Publisher {
         for number in 0.. {
             let ids: Vec<String> = (0..5).map(|it| format!("{label}-{number}-{it}")).collect();
             let events = ids.iter().map(|id| event(id, "a.b", "{\"power\":true}"));
-            let results = publish(&self.channel, "acme", events.collect()).await;
-            let Some(results) = results.ok().filter(|_| !self.is_cut.load(Ordering::SeqCst)) else {
+            let Ok(results) = publish(&self.channel, "acme", events.collect()).await else {
                 return ids.len();
             };
+            if self.is_cut.load(Ordering::SeqCst) {
+                continue;
+            }
             let mut acked = self.acked.lock().unwrap();
             for (id, result) in ids.into_iter().zip(results) {
                 assert!(matches!(result, publish_result::Result::Receipt(_)));
@@ -169,9 +174,19 @@ impl Disk {
         run("umount", &[text(&self.mount_point)]).unwrap();
     }
 
-    /// From here on nothing reaches the disk, and what was not synced never did.
-    fn cut(&self) {
-        run("python3", &["-c", CUT, text(&self.mount_point)]).unwrap();
+    /// Afterwards nothing reaches the disk, and what was not synced never did.
+    fn cut(&self, before: impl FnOnce()) {
+        let mut cut = Command::new("python3")
+            .args(["-c", CUT, text(&self.mount_point)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(cut.stdout.take().unwrap());
+        said.read_line(&mut String::new()).unwrap();
+        before();
+        drop(cut.stdin.take());
+        assert!(cut.wait().unwrap().success());
     }
 }
 

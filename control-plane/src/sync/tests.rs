@@ -414,7 +414,7 @@ async fn questions_about_deliveries_need_an_owner() {
     use hookfleet_proto::v1::{GetEventRequest, delivery_service_server::DeliveryService as _};
     let plane = plane().await;
     let deliveries =
-        crate::api::delivery::Deliveries(crate::query::Owners::new(Arc::clone(&plane.api)));
+        crate::api::delivery::Deliveries(crate::query::Deliverers::new(Arc::clone(&plane.api)));
     let name = format!(
         "tenants/a/events/{}",
         hookfleet_contract::id::WebhookId([0; 16])
@@ -439,6 +439,6 @@ async fn questions_about_deliveries_need_an_owner() {
     agent.sync().await;
     assert_eq!(
         ask(&name).await,
-        (Code::Unavailable, "OWNER_UNREACHABLE".to_owned())
+        (Code::Unavailable, "AGENT_UNREACHABLE".to_owned())
     );
 }

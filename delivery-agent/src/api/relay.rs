@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-use hookfleet_contract::name::TenantName;
+use hookfleet_contract::name::{DeliveryName, TenantName};
 use hookfleet_gateway::status::ApiError;
 use hookfleet_proto::{
     fleet::{
-        ForwardRequest, HandOverRequest, HandOverResponse, relay_service_server::RelayService,
+        ForwardRequest, HandOverRequest, HandOverResponse, RedeliverRequest, RedeliverResponse,
+        relay_service_server::RelayService,
     },
     v1::{PublishRequest, PublishResponse},
 };
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::publisher::Publisher;
+use super::{
+    delivery::{Deliveries, redelivery_error},
+    publisher::Publisher,
+};
 use crate::{
     ingest::{Admitted, OVERLOAD_PAUSE},
     relay::taking::taken,
@@ -25,14 +29,19 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// The service.
 #[derive(Clone, Debug)]
-pub struct Relayed(pub Publisher);
+pub struct Relayed {
+    /// Takes events.
+    pub publisher: Publisher,
+    /// Delivers again.
+    pub deliveries: Deliveries,
+}
 
 // === impl Relayed ===
 
 impl Relayed {
     /// Leave to take something for a tenant, if this agent owns its slot, or will in a moment.
     async fn admit(&self, tenant: &TenantName, version: i64) -> Result<Admission, ApiError> {
-        let ingest = self.0.ingest();
+        let ingest = self.publisher.ingest();
         // Whether it came or not is seen below.
         drop(timeout(CATCH_UP, ingest.slots.reached(version)).await);
         match ingest.admit(&tenant.tenant) {
@@ -60,10 +69,13 @@ impl RelayService for Relayed {
             slot_table_version,
         } = request.into_inner();
         let PublishRequest { parent, events } = publish.unwrap_or_default();
-        self.0.check_open()?;
+        self.publisher.check_open()?;
         let name = super::publisher::tenant(&parent)?;
         let admission = self.admit(&name, slot_table_version).await?;
-        let results = self.0.publish_here(&admission, &name, events).await?;
+        let results = self
+            .publisher
+            .publish_here(&admission, &name, events)
+            .await?;
         Ok(Response::new(PublishResponse { results }))
     }
 
@@ -75,7 +87,7 @@ impl RelayService for Relayed {
             events,
             slot_table_version,
         } = request.into_inner();
-        self.0.check_open()?;
+        self.publisher.check_open()?;
         let mut admissions = Vec::new();
         let mut accepted = Vec::with_capacity(events.len());
         for (number, event) in events.into_iter().enumerate() {
@@ -89,8 +101,33 @@ impl RelayService for Relayed {
             admissions.push(self.admit(&tenant, slot_table_version).await?);
             accepted.push(event);
         }
-        let appended = self.0.ingest().journal.append_all(accepted).await;
+        let appended = self.publisher.ingest().journal.append_all(accepted).await;
         appended.map_err(|error| super::publisher::journal_error(&error))?;
         Ok(Response::new(HandOverResponse {}))
+    }
+    async fn redeliver(
+        &self,
+        request: Request<RedeliverRequest>,
+    ) -> Result<Response<RedeliverResponse>, Status> {
+        let RedeliverRequest {
+            delivery,
+            event,
+            slot_table_version,
+        } = request.into_inner();
+        self.publisher.check_open()?;
+        let name: DeliveryName = delivery
+            .parse()
+            .map_err(|_| ApiError::invalid_field("delivery", "is not a name"))?;
+        let tenant = TenantName {
+            tenant: name.tenant.clone(),
+        };
+        let admission = self.admit(&tenant, slot_table_version).await?;
+        let redeliverer = self.deliveries.redeliverer();
+        let new = redeliverer.append(&admission, &name, event.into()).await;
+        let new = new.map_err(|error| redelivery_error(error, &name))?;
+        Ok(Response::new(RedeliverResponse {
+            delivery: new.name.to_string(),
+            accept_time: Some(new.accept_time.into()),
+        }))
     }
 }

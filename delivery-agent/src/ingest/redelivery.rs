@@ -1,5 +1,5 @@
-//! Another delivery of an event that was accepted before: a new entry of the journal for one
-//! subscription, with the same `webhook-id`.
+//! Another delivery of an event that was accepted before: a new entry for one subscription, with the same `webhook-id`, in
+//! the journal of the agent that owns the slot now. The event comes from the agent that keeps it.
 //!
 //! **Invariant:** answered only after the journal has it.
 
@@ -12,10 +12,12 @@ use hookfleet_contract::{
     time::Timestamp,
 };
 
-use super::Ingest;
+use super::{Admitted, Ingest, Refused};
 use crate::{
     history::{self, History},
     journal::{self, Journal, NewEvent, Origin, Target},
+    relay::{self, Relay},
+    slots::Admission,
 };
 
 /// Why an event is not delivered again.
@@ -27,6 +29,12 @@ pub enum Error {
     /// The subscription does not exist any more.
     #[error("subscription {0} does not exist any more")]
     SubscriptionEnded(SubscriptionId),
+    /// Nobody takes the tenant's events.
+    #[error("the redelivery is not taken")]
+    Refused(#[from] Refused),
+    /// The owner of the slot did not take it, or that is not known.
+    #[error("the redelivery was not taken by the owner of the slot")]
+    Relay(#[from] relay::Error),
     /// The journal did not take it or could not be read.
     #[error("the redelivery was not stored")]
     Journal(#[from] journal::Error),
@@ -42,6 +50,8 @@ pub struct Redeliverer {
     pub ingest: Ingest,
     /// Where the events of dead letters are kept.
     pub history: History,
+    /// Speaks to the owners of other slots.
+    pub relay: Relay,
 }
 
 /// A delivery that repeats another.
@@ -53,38 +63,45 @@ pub struct Redelivered {
     pub accept_time: Timestamp,
 }
 
+// === impl Redeliverer ===
+
 impl Redeliverer {
-    /// Delivers the event of `delivery` again.
+    /// Delivers the event of `delivery`, which this agent keeps, again.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is kept, unless it is [`relay::Error::OutOfReach`].
+    pub async fn redeliver(&self, delivery: &DeliveryName) -> Result<Redelivered, Error> {
+        let id = delivery.delivery;
+        let (journal, history) = (self.ingest.journal.clone(), self.history.clone());
+        let kept = tokio::task::spawn_blocking(move || kept(&journal, &history, id));
+        let event = kept.await.map_err(|_| Error::NotKept(id))??;
+        match self.ingest.admit(&delivery.tenant)? {
+            Admitted::Here(admission) => self.append(&admission, delivery, event).await,
+            Admitted::There(owner) => Ok(self.relay.redeliver(&owner, delivery, event).await?),
+        }
+    }
+
+    /// Delivers an event again, here.
     ///
     /// # Errors
     /// See [`Error`]; nothing is kept.
-    pub async fn redeliver(&self, delivery: &DeliveryName) -> Result<Redelivered, Error> {
-        redeliver(&self.ingest, &self.history, delivery).await
-    }
-}
-
-async fn redeliver(
-    ingest: &Ingest,
-    history: &History,
-    delivery: &DeliveryName,
-) -> Result<Redelivered, Error> {
-    let id = delivery.delivery;
-    let (journal, history) = (ingest.journal.clone(), history.clone());
-    let kept = tokio::task::spawn_blocking(move || kept(&journal, &history, id));
-    let event = kept.await.map_err(|_| Error::NotKept(id))??;
-    let parsed = Event::decode(&event).map_err(|_| Error::NotKept(id))?;
-    let tenant = ingest.directory.tenant(&delivery.tenant);
-    let subscription = tenant
-        .as_ref()
-        .and_then(|it| it.subscription(&delivery.subscription))
-        .ok_or_else(|| Error::SubscriptionEnded(delivery.subscription.clone()))?;
-    let webhook_id = WebhookId::of(&delivery.tenant, parsed.source(), parsed.id());
-    let accept_time = ingest.clock.now();
-    let appended = ingest
-        .journal
-        .append(NewEvent {
+    pub async fn append(
+        &self,
+        _admission: &Admission,
+        delivery: &DeliveryName,
+        event: Bytes,
+    ) -> Result<Redelivered, Error> {
+        let id = delivery.delivery;
+        let parsed = Event::decode(&event).map_err(|_| Error::NotKept(id))?;
+        let tenant = self.ingest.directory.tenant(&delivery.tenant);
+        let subscription = tenant
+            .as_ref()
+            .and_then(|it| it.subscription(&delivery.subscription))
+            .ok_or_else(|| Error::SubscriptionEnded(delivery.subscription.clone()))?;
+        let accept_time = self.ingest.clock.now();
+        let new = NewEvent {
             tenant: delivery.tenant.clone(),
-            webhook_id,
+            webhook_id: WebhookId::of(&delivery.tenant, parsed.source(), parsed.id()),
             accept_time,
             targets: vec![Target {
                 uid: subscription.uid,
@@ -95,19 +112,19 @@ async fn redeliver(
             origin: Origin::Redelivery(id),
             stands: Vec::new(),
             event,
+        };
+        let appended = self.ingest.journal.append(new).await?;
+        Ok(Redelivered {
+            name: DeliveryName {
+                delivery: DeliveryId {
+                    seq: appended.seq,
+                    target: 0,
+                },
+                ..delivery.clone()
+            },
+            accept_time,
         })
-        .await?;
-    let new = DeliveryId {
-        seq: appended.seq,
-        target: 0,
-    };
-    Ok(Redelivered {
-        name: DeliveryName {
-            delivery: new,
-            ..delivery.clone()
-        },
-        accept_time,
-    })
+    }
 }
 
 /// The event of a delivery: in the journal for a few days, with a dead letter for longer. Blocks on

@@ -165,6 +165,12 @@ impl Config {
             fatal,
         }
     }
+
+    /// The number of the first event. It begins with 20 bits of the journal's id, so that deliveries of different agents
+    /// have different names, and leaves room for 2^44 events.
+    const fn first_seq(&self) -> u64 {
+        ((self.id >> 108) as u64) << 44 | 1
+    }
 }
 
 // === impl Journal ===

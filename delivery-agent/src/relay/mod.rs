@@ -11,15 +11,22 @@ pub mod taking;
 
 use std::{error::Error as _, time::Duration};
 
+use bytes::Bytes;
+use hookfleet_contract::name::DeliveryName;
 use hookfleet_gateway::{peers::Peers, status::ApiError};
 use hookfleet_proto::{
-    fleet::{ForwardRequest, HandOverRequest, relay_service_client::RelayServiceClient},
+    fleet::{
+        ForwardRequest, HandOverRequest, RedeliverRequest, relay_service_client::RelayServiceClient,
+    },
     v1::{PublishRequest, PublishResponse},
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::slots::{Owner, Slots};
+use crate::{
+    ingest::redelivery::Redelivered,
+    slots::{Owner, Slots},
+};
 
 /// How long an owner may take: it waits for the slot table, and for its disk.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -82,6 +89,30 @@ impl Relay {
         let mut client = self.client(owner)?;
         answer(client.hand_over(request)).await?;
         Ok(())
+    }
+
+    /// Delivers an event again, at the owner.
+    ///
+    /// # Errors
+    /// [`Error`]. When the owner is out of reach it may have taken it all the same.
+    pub async fn redeliver(
+        &self,
+        owner: &Owner,
+        delivery: &DeliveryName,
+        event: Bytes,
+    ) -> Result<Redelivered, Error> {
+        let request = RedeliverRequest {
+            delivery: delivery.to_string(),
+            event: event.into(),
+            slot_table_version: owner.table_version,
+        };
+        let mut client = self.client(owner)?;
+        let new = answer(client.redeliver(request)).await?;
+        let malformed = || Error::Refused(ApiError::internal("an agent answers oddly").into());
+        Ok(Redelivered {
+            name: new.delivery.parse().map_err(|_| malformed())?,
+            accept_time: new.accept_time.ok_or_else(malformed)?.into(),
+        })
     }
 
     fn client(&self, owner: &Owner) -> Result<RelayServiceClient<Channel>, Error> {

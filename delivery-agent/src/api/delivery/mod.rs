@@ -19,11 +19,12 @@ use hookfleet_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::publisher::journal_error;
+use super::publisher::{journal_error, refused};
 use crate::{
     history::{self, Cursor, History, Wanted},
     ingest::redelivery::{self, Redeliverer},
     journal::StoredEvent,
+    relay,
 };
 
 /// The service.
@@ -40,6 +41,11 @@ impl Deliveries {
     #[must_use]
     pub fn new(redeliverer: Redeliverer, pages: Pages) -> Self {
         Self { redeliverer, pages }
+    }
+
+    /// What it delivers again with.
+    pub(super) fn redeliverer(&self) -> &Redeliverer {
+        &self.redeliverer
     }
 
     /// Reads the history on a thread that may block.
@@ -112,6 +118,7 @@ impl DeliveryService for Deliveries {
         Ok(Response::new(ListDeliveriesResponse {
             deliveries,
             next_page_token: next.map(token).unwrap_or_default(),
+            unreachable: Vec::new(),
         }))
     }
 
@@ -245,8 +252,9 @@ fn event(name: &EventName, stored: &StoredEvent) -> Option<v1::Event> {
     })
 }
 
-fn redelivery_error(error: redelivery::Error, name: &DeliveryName) -> ApiError {
-    match error {
+/// Why nothing is delivered again.
+pub(super) fn redelivery_error(error: redelivery::Error, name: &DeliveryName) -> Status {
+    let error = match error {
         redelivery::Error::NotKept(_) => {
             let message = format!("the event of {name} is not kept any more");
             ApiError::precondition("EVENT_NOT_KEPT", message).with("delivery", name.to_string())
@@ -255,9 +263,16 @@ fn redelivery_error(error: redelivery::Error, name: &DeliveryName) -> ApiError {
             let message = format!("the subscription of {name} does not exist any more");
             ApiError::precondition("SUBSCRIPTION_ENDED", message).with("delivery", name.to_string())
         }
+        redelivery::Error::Relay(relay::Error::Refused(status)) => return status,
+        redelivery::Error::Relay(relay::Error::OutOfReach) => {
+            let message = format!("the agent that is to deliver {name} again does not answer");
+            ApiError::aborted("OUTCOME_UNKNOWN", message)
+        }
+        redelivery::Error::Refused(error) => refused(error),
         redelivery::Error::Journal(error) => journal_error(&error),
         redelivery::Error::History(error) => history_error(&error),
-    }
+    };
+    error.into()
 }
 
 fn history_error(error: &history::Error) -> ApiError {

@@ -11,6 +11,7 @@ use hookfleet_contract::{
     target::Rules,
     time::Timestamp,
 };
+use hookfleet_proto::fleet::{SlotOwner, SlotTable};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
     fleet::{SecretKey, SubscriptionSpec},
@@ -28,7 +29,7 @@ use crate::{
     history::Report,
     ingest::Ingest,
     journal::{self, Journal, NewEvent, Origin, Outcome, Standing, Target},
-    relay::parking::Parked,
+    relay::{Relay, parking::Parked},
     slots::Slots,
 };
 
@@ -299,11 +300,12 @@ impl World {
         let history = History::open(database, clock.now(), journal.clone()).unwrap();
         let directory = Directory::default();
         directory.apply(vec![Change::Subscription(Arc::new(subscription()))]);
+        let slots = owned();
         let ingest = Ingest {
             parked: Parked::default(),
             agent_id: "agent".to_owned(),
             directory: directory.clone(),
-            slots: Slots::default(),
+            slots: slots.clone(),
             journal: journal.clone(),
             limits: Limits::default(),
             clock,
@@ -311,6 +313,7 @@ impl World {
         let redeliverer = Redeliverer {
             ingest,
             history: history.clone(),
+            relay: Relay::new(slots),
         };
         Self {
             service: Deliveries::new(redeliverer, pages()),
@@ -511,4 +514,20 @@ fn delivery_name(tenant: &str, subscription: &str, seq: u64) -> String {
 
 fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
+}
+
+/// Every slot belongs to this agent.
+fn owned() -> Slots {
+    let slots = Slots::default();
+    slots.set(SlotTable {
+        version: 1,
+        owners: vec![SlotOwner {
+            agent_id: "agent".to_owned(),
+            address: "http://127.0.0.1:1".to_owned(),
+        }],
+        slot_owners: vec![1; 16],
+        epochs: vec![1; 16],
+        ..SlotTable::default()
+    });
+    slots
 }

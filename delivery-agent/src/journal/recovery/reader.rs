@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
             (Some(next_seq), _) => Ok(next_seq),
             // The live segments were taken away; numbers must not be used again.
             (None, Some(entry)) => Ok(entry.name.first_seq + entry.scan_offsets()?.len() as u64),
-            (None, None) => Ok(1),
+            (None, None) => Ok(self.config.first_seq()),
         }
     }
 
