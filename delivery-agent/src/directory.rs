@@ -76,6 +76,13 @@ impl Directory {
         self.read(|known| known.tenants.get(tenant).cloned())
     }
 
+    /// All tenants that are known.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<(TenantId, Arc<Tenant>)> {
+        let pair = |(id, tenant): (&TenantId, &Arc<Tenant>)| (id.clone(), Arc::clone(tenant));
+        self.read(|known| known.tenants.iter().map(pair).collect())
+    }
+
     /// The subscription with this uid, if it is known.
     #[must_use]
     pub fn subscription(&self, uid: &Uid) -> Option<Arc<Subscription>> {

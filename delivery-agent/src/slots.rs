@@ -3,7 +3,10 @@
 //!
 //! **Invariant:** once [`Slots::settle`] has ended, every publish that was let in under an older table has ended too.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use hookfleet_contract::{
     name::TenantId,
@@ -37,8 +40,6 @@ pub struct Owner {
     pub agent_id: String,
     /// Where it takes events.
     pub address: String,
-    /// Fences older owners.
-    pub epoch: i64,
     /// The version of the table that says so.
     pub table_version: i64,
 }
@@ -49,6 +50,21 @@ pub struct Owner {
 pub struct Admission {
     has_previous: bool,
     _token: TaskTrackerToken,
+}
+
+/// Where a publish to every slot goes.
+#[derive(Debug)]
+pub struct Everywhere {
+    /// Leave to publish to this agent's slots.
+    pub admission: Admission,
+    /// This agent's slots.
+    pub own: BTreeSet<Slot>,
+    /// Those of them of which another agent may still have earlier events.
+    pub arriving: BTreeSet<Slot>,
+    /// The slots of other agents.
+    pub others: Vec<(Owner, BTreeSet<Slot>)>,
+    /// The slots that nobody owns.
+    pub nobodys: BTreeSet<Slot>,
 }
 
 // === impl Slots ===
@@ -88,11 +104,52 @@ impl Slots {
         let in_force = self.0.in_force.borrow();
         match owner(&in_force.table, tenant) {
             Some(owner) if owner.agent_id == agent_id => Ok(Admission {
-                has_previous: has_previous(&in_force.table, tenant, agent_id),
+                has_previous: slot(&in_force.table, tenant)
+                    .is_some_and(|slot| has_previous(&in_force.table, slot, agent_id)),
                 _token: in_force.publishes.token(),
             }),
             other => Err(other),
         }
+    }
+
+    /// Lets a publish in to all slots that the agent owns, and tells who owns the others. Nothing before there is a table.
+    #[must_use]
+    pub fn admit_everywhere(&self, agent_id: &str) -> Option<Everywhere> {
+        let in_force = self.0.in_force.borrow();
+        let table = &*in_force.table;
+        let slot_count = u16::try_from(table.slot_owners.len()).ok()?;
+        let (mut own, mut arriving) = (BTreeSet::new(), BTreeSet::new());
+        let (mut others, mut nobodys) = (BTreeMap::new(), BTreeSet::new());
+        for slot in 0..slot_count {
+            match named(table, &table.slot_owners, slot) {
+                Some(owner) if owner.agent_id == agent_id => {
+                    own.insert(Slot(slot));
+                    if has_previous(table, slot, agent_id) {
+                        arriving.insert(Slot(slot));
+                    }
+                }
+                Some(owner) => {
+                    let (_, slots) = others.entry(&owner.agent_id).or_insert_with(|| {
+                        let owner = owner_of(table, owner);
+                        (owner, BTreeSet::new())
+                    });
+                    slots.insert(Slot(slot));
+                }
+                None => {
+                    nobodys.insert(Slot(slot));
+                }
+            }
+        }
+        (slot_count > 0).then(|| Everywhere {
+            admission: Admission {
+                has_previous: !arriving.is_empty(),
+                _token: in_force.publishes.token(),
+            },
+            own,
+            arriving,
+            others: others.into_values().collect(),
+            nobodys,
+        })
     }
 
     /// Who owns the tenant's slot.
@@ -152,8 +209,8 @@ pub fn is_owner(table: &SlotTable, tenant: &TenantId, agent_id: &str) -> bool {
     owner.is_some_and(|it| it.agent_id == agent_id)
 }
 
-fn has_previous(table: &SlotTable, tenant: &TenantId, agent_id: &str) -> bool {
-    let previous = slot(table, tenant).and_then(|slot| named(table, &table.slot_previous, slot));
+fn has_previous(table: &SlotTable, slot: u16, agent_id: &str) -> bool {
+    let previous = named(table, &table.slot_previous, slot);
     previous.is_some_and(|it| it.agent_id != agent_id)
 }
 
@@ -167,16 +224,15 @@ pub fn slot(table: &SlotTable, tenant: &TenantId) -> Option<u16> {
 fn owner(table: &SlotTable, tenant: &TenantId) -> Option<Owner> {
     let slot = slot(table, tenant)?;
     let owner = named(table, &table.slot_owners, slot)?;
-    Some(Owner {
+    Some(owner_of(table, owner))
+}
+
+fn owner_of(table: &SlotTable, owner: &SlotOwner) -> Owner {
+    Owner {
         agent_id: owner.agent_id.clone(),
         address: owner.address.clone(),
-        epoch: table
-            .epochs
-            .get(usize::from(slot))
-            .copied()
-            .unwrap_or_default(),
         table_version: table.version,
-    })
+    }
 }
 
 fn named<'a>(table: &'a SlotTable, places: &[i32], slot: u16) -> Option<&'a SlotOwner> {

@@ -30,6 +30,9 @@ use crate::{
     stored,
 };
 
+/// Agents keep what is not yet a tenant's under such ids.
+const RESERVED: &str = "hookfleet-";
+
 /// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenants(pub(crate) Arc<Api>);
@@ -47,6 +50,10 @@ impl Tenants {
 
         let tenant: TenantId = match request.tenant_id.as_str() {
             "" => parse("tenant_id", &random::id('t'))?,
+            id if id.starts_with(RESERVED) => {
+                let description = format!("must not begin with {RESERVED}, as Hookfleet's own do");
+                return Err(ApiError::invalid_field("tenant_id", description));
+            }
             id => parse("tenant_id", id)?,
         };
         let name = TenantName { tenant };

@@ -1,5 +1,6 @@
 //! The gRPC services of the agent, one file each: wire to domain, one call, and back.
 
+mod broadcast;
 pub mod delivery;
 pub mod publisher;
 pub mod relay;

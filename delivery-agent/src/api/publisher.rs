@@ -1,6 +1,6 @@
 //! `PublisherService`: wire to ingest and back.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use hookfleet_contract::{name::TenantName, violation::Violations};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused},
+    ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused, broadcast},
     journal,
     relay::{self, Relay},
     slots::{Admission, Owner},
@@ -67,6 +67,11 @@ impl Publisher {
         &self.ingest
     }
 
+    /// What it reaches other agents with.
+    pub(super) fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
     pub(super) fn check_open(&self) -> Result<(), ApiError> {
         if self.draining.is_cancelled() {
             let message = "this agent is shutting down";
@@ -85,6 +90,9 @@ impl Publisher {
         events: Vec<CloudEvent>,
     ) -> Result<Vec<PublishResult>, Status> {
         self.check_open()?;
+        if parent == broadcast::PARENT {
+            return self.broadcast(events).await;
+        }
         let name = tenant(parent)?;
         match self.ingest.admit(&name.tenant).map_err(refused)? {
             Admitted::Here(admission) => Ok(self.publish_here(&admission, &name, events).await?),
@@ -108,7 +116,7 @@ impl Publisher {
                 parent: name.to_string(),
                 events: events.clone(),
             };
-            match self.relay.forward(owner, request).await {
+            match self.relay.forward(owner, request, &BTreeSet::new()).await {
                 Ok(answer) => return Ok(answer.results),
                 Err(relay::Error::Refused(status)) => return Err(status),
                 Err(relay::Error::OutOfReach) => {}
@@ -233,7 +241,8 @@ fn result(result: Result<Receipt, Violations>) -> PublishResult {
     }
 }
 
-fn failure(status: &Status) -> PublishResult {
+/// The result of an event that is refused.
+pub(super) fn failure(status: &Status) -> PublishResult {
     PublishResult {
         result: Some(publish_result::Result::Error(rpc_status(status))),
     }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use hookfleet_contract::name::{DeliveryName, TenantName};
+use hookfleet_contract::{
+    name::{DeliveryName, TenantName},
+    slot::Slot,
+};
 use hookfleet_gateway::status::ApiError;
 use hookfleet_proto::{
     fleet::{
@@ -19,7 +22,7 @@ use super::{
     publisher::Publisher,
 };
 use crate::{
-    ingest::{Admitted, OVERLOAD_PAUSE},
+    ingest::{Admitted, OVERLOAD_PAUSE, broadcast},
     relay::taking::taken,
     slots::Admission,
 };
@@ -39,12 +42,15 @@ pub struct Relayed {
 // === impl Relayed ===
 
 impl Relayed {
+    /// Waits for a slot table that another agent has already. Whether it came or not is seen later.
+    async fn caught_up(&self, version: i64) {
+        drop(timeout(CATCH_UP, self.publisher.ingest().slots.reached(version)).await);
+    }
+
     /// Leave to take something for a tenant, if this agent owns its slot, or will in a moment.
     async fn admit(&self, tenant: &TenantName, version: i64) -> Result<Admission, ApiError> {
-        let ingest = self.publisher.ingest();
-        // Whether it came or not is seen below.
-        drop(timeout(CATCH_UP, ingest.slots.reached(version)).await);
-        match ingest.admit(&tenant.tenant) {
+        self.caught_up(version).await;
+        match self.publisher.ingest().admit(&tenant.tenant) {
             Ok(Admitted::Here(admission)) => Ok(admission),
             Ok(Admitted::There(owner)) => {
                 let message = format!("another agent takes the events of {tenant}");
@@ -67,9 +73,18 @@ impl RelayService for Relayed {
         let ForwardRequest {
             publish,
             slot_table_version,
+            slots,
         } = request.into_inner();
         let PublishRequest { parent, events } = publish.unwrap_or_default();
         self.publisher.check_open()?;
+        if parent == broadcast::PARENT {
+            let slots = slots.into_iter().map(|it| u16::try_from(it).map(Slot));
+            let slots = slots.collect::<Result<_, _>>();
+            let slots = slots.map_err(|_| ApiError::invalid_field("slots", "are not slots"))?;
+            self.caught_up(slot_table_version).await;
+            let results = self.publisher.broadcast_here(slots, events).await?;
+            return Ok(Response::new(PublishResponse { results }));
+        }
         let name = super::publisher::tenant(&parent)?;
         let admission = self.admit(&name, slot_table_version).await?;
         let results = self

@@ -4,10 +4,12 @@
 //! **Invariant:** an event is answered as accepted only after the journal has it on stable storage;
 //! of one that is refused nothing is kept.
 
+pub mod broadcast;
 pub mod redelivery;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hookfleet_contract::{
     event::{Event, Limits},
     id::WebhookId,
@@ -172,7 +174,7 @@ impl Ingest {
                 let (id, n_targets) = (event.webhook_id, event.targets.len());
                 let is_parked = parks(&event);
                 accepted.push(if is_parked {
-                    parking::parked(event, slot)
+                    parking::parked(event, [slot])
                 } else {
                     event
                 });
@@ -227,6 +229,18 @@ impl Ingest {
         event: CloudEvent,
     ) -> Result<NewEvent, Violations> {
         let event = Event::try_new(event, &self.limits)?;
+        let bytes = event.cloud_event().encode_to_vec();
+        Ok(self.matched(tenant_id, tenant, &event, bytes.into()))
+    }
+
+    /// An event, encoded as `bytes`, with the subscriptions that want it.
+    fn matched(
+        &self,
+        tenant_id: &TenantId,
+        tenant: &Tenant,
+        event: &Event,
+        bytes: Bytes,
+    ) -> NewEvent {
         let targets = tenant.matching(event.event_type()).into_iter();
         let key = event.text("partitionkey").map(partition_of);
         let targets = targets.map(|it| Target {
@@ -234,15 +248,15 @@ impl Ingest {
             partition: key.filter(|_| it.is_ordered).unwrap_or(UNORDERED),
             subscription: it.name.subscription.clone(),
         });
-        Ok(NewEvent {
+        NewEvent {
             tenant: tenant_id.clone(),
             webhook_id: WebhookId::of(tenant_id, event.source(), event.id()),
             accept_time: self.clock.now(),
             targets: targets.collect(),
             origin: Origin::Published,
             stands: Vec::new(),
-            event: event.cloud_event().encode_to_vec().into(),
-        })
+            event: bytes,
+        }
     }
 }
 

@@ -9,10 +9,10 @@ pub mod handover;
 pub mod parking;
 pub mod taking;
 
-use std::{error::Error as _, time::Duration};
+use std::{collections::BTreeSet, error::Error as _, time::Duration};
 
 use bytes::Bytes;
-use hookfleet_contract::name::DeliveryName;
+use hookfleet_contract::{name::DeliveryName, slot::Slot};
 use hookfleet_gateway::{peers::Peers, status::ApiError};
 use hookfleet_proto::{
     fleet::{
@@ -63,7 +63,7 @@ impl Relay {
         }
     }
 
-    /// Publishes at the owner.
+    /// Publishes at the owner, a broadcast for these slots.
     ///
     /// # Errors
     /// [`Error`]. When the owner is out of reach it may have taken the events all the same; publishing
@@ -72,10 +72,12 @@ impl Relay {
         &self,
         owner: &Owner,
         publish: PublishRequest,
+        slots: &BTreeSet<Slot>,
     ) -> Result<PublishResponse, Error> {
         let request = ForwardRequest {
             publish: Some(publish),
             slot_table_version: owner.table_version,
+            slots: slots.iter().map(|slot| slot.0.into()).collect(),
         };
         let mut client = self.client(owner)?;
         answer(client.forward(request)).await

@@ -74,18 +74,20 @@ impl Parked {
     }
 }
 
-/// An event as it is parked: for its slot, whatever it matches.
+/// An event as it is parked: for its slots, whatever it matches.
 #[must_use]
-pub fn parked(event: NewEvent, slot: Slot) -> NewEvent {
+pub fn parked(event: NewEvent, slots: impl IntoIterator<Item = Slot>) -> NewEvent {
     let subscription: Option<SubscriptionId> = "parked".parse().ok();
-    let target = subscription.map(|subscription| Target {
-        uid: PARKED,
-        partition: slot.0 + 1,
-        subscription,
+    let targets = slots.into_iter().filter_map(|slot| {
+        Some(Target {
+            uid: PARKED,
+            partition: slot.0 + 1,
+            subscription: subscription.clone()?,
+        })
     });
     NewEvent {
         origin: Origin::Parked,
-        targets: target.into_iter().collect(),
+        targets: targets.collect(),
         ..event
     }
 }
@@ -114,6 +116,8 @@ pub fn settings() -> Option<Settings> {
     })
 }
 
-fn slot_of(partition: u16) -> Option<Slot> {
+/// The slot for which something in this partition is parked.
+#[must_use]
+pub fn slot_of(partition: u16) -> Option<Slot> {
     partition.checked_sub(1).map(Slot)
 }

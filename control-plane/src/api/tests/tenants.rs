@@ -79,15 +79,17 @@ async fn an_id_is_made_when_none_is_chosen_and_checked_when_one_is() {
     let plane = Plane::start().await;
     let tenant = plane.tenant("").await;
     assert!(tenant.name.starts_with("tenants/t-"), "{}", tenant.name);
-    let request = CreateTenantRequest {
-        tenant: Some(Tenant::default()),
-        tenant_id: "Acme".to_owned(),
-        ..CreateTenantRequest::default()
-    };
-    assert_eq!(
-        violations(plane.tenants.create_tenant(Request::new(request)).await),
-        ["tenant_id"]
-    );
+    for refused in ["Acme", "hookfleet-parked"] {
+        let request = CreateTenantRequest {
+            tenant: Some(Tenant::default()),
+            tenant_id: refused.to_owned(),
+            ..CreateTenantRequest::default()
+        };
+        assert_eq!(
+            violations(plane.tenants.create_tenant(Request::new(request)).await),
+            ["tenant_id"]
+        );
+    }
     let request = CreateTenantRequest::default();
     assert_eq!(
         violations(plane.tenants.create_tenant(Request::new(request)).await),

@@ -1,0 +1,133 @@
+//! An event for all tenants: an event of its own for each that has a subscription which it matches.
+//!
+//! **Invariant:** answered only after the journal has all of it; doing it again makes nothing that is there already.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use hookfleet_contract::{event::Event, id::WebhookId, name::TenantId, slot::Slot};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+
+use super::{Ingest, Refused};
+use crate::{
+    journal::{NewEvent, Origin},
+    relay::parking,
+    slots::Admission,
+};
+
+/// Names all tenants.
+pub const PARENT: &str = "tenants/-";
+/// Whose parked broadcasts are.
+const TENANT: &str = "hookfleet-broadcast";
+/// How many tenants are asked of the journal at once.
+const CHUNK: usize = 256;
+
+/// How far an event came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// How many subscriptions it matched, as far as that is known.
+    pub n_deliveries: u32,
+    /// Something of it was not there already.
+    pub is_new: bool,
+}
+
+impl Ingest {
+    /// Accepts an event for all tenants of these slots.
+    ///
+    /// # Errors
+    /// As [`Ingest::publish`]; it may be accepted for some of them.
+    ///
+    /// # Cancel safety
+    /// As [`Ingest::publish`].
+    pub async fn broadcast(
+        &self,
+        _admission: &Admission,
+        slots: &BTreeSet<Slot>,
+        event: &Event,
+    ) -> Result<Reach, Refused> {
+        let bytes = Bytes::from(event.cloud_event().encode_to_vec());
+        let tenants = self.directory.tenants();
+        let mut wanted = tenants.iter().filter_map(|(id, tenant)| {
+            let is_here = self.slots.slot(id).is_some_and(|it| slots.contains(&it));
+            let new = (is_here && !tenant.is_suspended())
+                .then(|| self.matched(id, tenant, event, bytes.clone()));
+            new.filter(|it| !it.targets.is_empty())
+        });
+        let mut reach = Reach::default();
+        loop {
+            let chunk: Vec<NewEvent> = wanted.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                return Ok(reach);
+            }
+            for appended in self.journal.append_all(chunk).await? {
+                reach.n_deliveries += appended.n_targets;
+                reach.is_new |= !appended.duplicate;
+            }
+        }
+    }
+
+    /// Keeps an event for all tenants of these slots, to send it on later.
+    ///
+    /// # Errors
+    /// As [`Ingest::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Ingest::publish`].
+    pub async fn park_broadcast(
+        &self,
+        slots: &BTreeSet<Slot>,
+        event: &Event,
+    ) -> Result<Reach, Refused> {
+        let mut reach = Reach::default();
+        let Some(tenant) = owner().filter(|_| !slots.is_empty()) else {
+            return Ok(reach);
+        };
+        let new = NewEvent {
+            webhook_id: name(&tenant, event, slots),
+            tenant,
+            accept_time: self.clock.now(),
+            targets: Vec::new(),
+            origin: Origin::Parked,
+            stands: Vec::new(),
+            event: event.cloud_event().encode_to_vec().into(),
+        };
+        let add = |slot: &Slot| self.parked.add(*slot, 1);
+        let remove = |slot: &Slot| self.parked.remove(*slot, 1);
+        // Counted before it is there, so that nothing slips past in between.
+        slots.iter().for_each(add);
+        let appended = self
+            .journal
+            .append(parking::parked(new, slots.iter().copied()))
+            .await;
+        let appended = appended.inspect_err(|_| slots.iter().for_each(remove))?;
+        if appended.duplicate {
+            slots.iter().for_each(remove);
+        }
+        reach.is_new = !appended.duplicate;
+        Ok(reach)
+    }
+}
+
+/// Whether an event that was parked is for all tenants.
+#[must_use]
+pub fn is_broadcast(parked_by: &TenantId) -> bool {
+    parked_by.as_str() == TENANT
+}
+
+fn owner() -> Option<TenantId> {
+    TENANT.parse().ok()
+}
+
+/// The same for the same slots, and for no others: what is published again may find other owners out of reach.
+fn name(tenant: &TenantId, event: &Event, slots: &BTreeSet<Slot>) -> WebhookId {
+    let mut hash = Sha256::new();
+    hash.update(WebhookId::of(tenant, event.source(), event.id()).0);
+    for slot in slots {
+        hash.update(slot.0.to_be_bytes());
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut first = [0; 16];
+    first.copy_from_slice(&digest[..16]);
+    WebhookId(first)
+}
