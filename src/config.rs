@@ -37,6 +37,8 @@ pub(crate) struct Delivery {
     pub(crate) segment_mib: u64,
     /// How long attempts in flight may go on after a termination signal, in seconds.
     pub(crate) drain_seconds: u64,
+    /// How long a publisher's stream may last before it is asked to begin another, in seconds.
+    pub(crate) stream_seconds: u64,
 }
 
 /// `hookfleet standalone`.
@@ -147,6 +149,7 @@ impl Default for Delivery {
             ca_files: Vec::new(),
             segment_mib: 64,
             drain_seconds: 25,
+            stream_seconds: 30 * 60,
         }
     }
 }
@@ -201,6 +204,9 @@ impl Validate for Delivery {
         }
         if !(1..=1024).contains(&self.segment_mib) {
             problems.push("segment_mib: must be 1 to 1024".to_owned());
+        }
+        if self.stream_seconds == 0 {
+            problems.push("stream_seconds: must be at least 1".to_owned());
         }
         for file in self.ca_files.iter().filter(|file| !file.is_file()) {
             problems.push(format!("ca_files: {} is not a file", file.display()));

@@ -14,7 +14,11 @@ use hookfleet_delivery_agent::{
     identity::Identity,
 };
 use hookfleet_egress::{Egress, address::Policy};
-use hookfleet_gateway::{listener, readiness::Readiness, services::Services};
+use hookfleet_gateway::{
+    listener::{self, Lifetimes},
+    readiness::Readiness,
+    services::Services,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
@@ -25,8 +29,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config, key_file, output};
 
-/// How long requests may go on when a process ends. They are short; streams are told to end.
-const LISTENER_DRAIN: Duration = Duration::from_secs(5);
+/// Requests are short; streams are told to end.
+const LIFETIMES: Lifetimes = Lifetimes {
+    connection: Duration::from_secs(30 * 60),
+    drain: Duration::from_secs(5),
+};
 /// The condition of readiness that an agent keeps up to date.
 const SUBSCRIPTIONS: &str = "subscriptions";
 /// The condition of readiness of a control plane.
@@ -234,7 +241,7 @@ impl Parts {
     fn serve(&mut self, listener: TcpListener, services: Services) -> anyhow::Result<()> {
         let router = services.into_router()?;
         self.add(async move |shutdown| {
-            listener::serve(listener, router, LISTENER_DRAIN, shutdown).await;
+            listener::serve(listener, router, LIFETIMES, shutdown).await;
             Ok(())
         });
         Ok(())
@@ -329,6 +336,7 @@ async fn build_agent(
         max_in_flight: affordable(delivery.max_in_flight),
         drain_timeout,
         leave_timeout: member.leaves.then_some(drain_timeout),
+        stream_lifetime: Duration::from_secs(delivery.stream_seconds),
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::{
-    api::{delivery::Deliveries, publisher::Publisher, relay::Relayed},
+    api::{delivery::Deliveries, lifecycle::Stages, publisher::Publisher, relay::Relayed},
     callback::Caller,
     clock::Clock,
     directory::Directory,
@@ -77,6 +77,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How long other agents have to take what is here at shutdown. Without it slots stay, and what waits does.
     pub leave_timeout: Option<Duration>,
+    /// How long a publisher's stream may last, give or take a fifth.
+    pub stream_lifetime: Duration,
 }
 
 /// Why an agent cannot start or go on.
@@ -122,8 +124,7 @@ pub struct Agent {
     journal: Journal,
     history: History,
     clock: Clock,
-    ready: CancellationToken,
-    draining: CancellationToken,
+    stages: Stages,
     fatal: CancellationToken,
     has_snapshot: bool,
 }
@@ -223,7 +224,7 @@ impl Agent {
             recovered,
             effects,
         )?;
-        let (ready, draining) = (CancellationToken::new(), CancellationToken::new());
+        let stages = Stages::default();
         let (told, leftovers) = watch::channel(None);
         let watcher = leftovers::Watcher {
             agent_id: config.identity.agent_id.to_string(),
@@ -241,7 +242,7 @@ impl Agent {
                 leftovers: leftovers.clone(),
                 driver: handle.clone(),
                 draining: draining_sender,
-                closed: draining.clone(),
+                closed: stages.closed.clone(),
             };
             (drain, patience)
         });
@@ -261,7 +262,7 @@ impl Agent {
             suspensions,
             leftovers,
             draining: asked,
-            synced: ready.clone(),
+            synced: stages.ready.clone(),
         });
         let redeliverer = Redeliverer {
             ingest: ingest.clone(),
@@ -269,7 +270,7 @@ impl Agent {
             relay: relay.clone(),
         };
         Ok(Self {
-            publisher: Publisher::new(ingest, relay, ready.clone(), draining.clone()),
+            publisher: Publisher::new(ingest, relay, stages.clone(), config.stream_lifetime),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,
@@ -280,8 +281,7 @@ impl Agent {
             journal,
             history,
             clock,
-            ready,
-            draining,
+            stages,
             fatal,
             has_snapshot,
         })
@@ -314,7 +314,7 @@ impl Agent {
     /// Cancelled once events are accepted.
     #[must_use]
     pub fn ready(&self) -> CancellationToken {
-        self.ready.clone()
+        self.stages.ready.clone()
     }
 
     /// Delivers until `shutdown`, then drains.
@@ -332,8 +332,7 @@ impl Agent {
             journal,
             history,
             clock,
-            ready,
-            draining,
+            stages,
             fatal,
             has_snapshot,
             ..
@@ -341,6 +340,7 @@ impl Agent {
         // The control plane is served until the last outcome is known, so that a suspension is told.
         let sync_shutdown = CancellationToken::new();
         let sync = tokio::spawn(client.run(sync_shutdown.clone()));
+        let ready = stages.ready;
         let boot = tokio::spawn(async move {
             tokio::time::sleep(BOOT_WAIT).await;
             if has_snapshot && !ready.is_cancelled() {
@@ -354,11 +354,12 @@ impl Agent {
         let stop = CancellationToken::new();
         let leaving = async {
             shutdown.cancelled().await;
+            stages.leaving.cancel();
             if let Some((drain, patience)) = drain {
                 let is_empty = drain.run(patience).await;
                 tracing::info!(is_empty, "left the fleet");
             }
-            draining.cancel();
+            stages.closed.cancel();
             stop.cancel();
             pending::<Infallible>().await
         };
@@ -367,7 +368,7 @@ impl Agent {
             () = fatal.cancelled() => Err(Error::Fatal),
             never = leaving => match never {},
         };
-        draining.cancel();
+        stages.closed.cancel();
         boot.abort();
         expiring.abort();
         looking.abort();

@@ -2,12 +2,16 @@
 //!
 //! **Invariant:** [`serve`] returns within its drain time after `shutdown`, whatever clients do.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{conn::auto, graceful::GracefulConnection},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -15,7 +19,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Each costs a descriptor and some 50 KiB.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -28,14 +32,24 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::fro
 /// When there are no descriptors left, others have to be closed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown`, then lets requests finish for at most `drain`.
+/// How long connections may last.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// A connection is asked to end after this time, give or take a fifth, and what is under way on it goes on: clients
+    /// connect anew and find servers that have come meanwhile.
+    pub connection: Duration,
+    /// How long requests may go on once the listener ends.
+    pub drain: Duration,
+}
+
+/// Serves until `shutdown`, then lets requests finish for a while.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    drain: Duration,
+    lifetimes: Lifetimes,
     shutdown: CancellationToken,
 ) {
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     let server = server();
     let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -50,18 +64,32 @@ pub async fn serve(
         let connection = server
             .serve_connection(TokioIo::new(stream), service)
             .into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        let lifetime = lifetimes.connection.mul_f64(rand::random_range(0.8..1.2));
+        let shutdown = shutdown.clone();
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                () = shutdown.cancelled() => end(connection).await,
+                () = sleep(lifetime) => end(connection).await,
+            };
+            if let Err(error) = ended {
                 tracing::debug!(error, "a connection ended");
             }
             drop(permit);
         });
     }
     drop(listener);
-    if timeout(drain, graceful.shutdown()).await.is_err() {
+    connections.close();
+    if timeout(lifetimes.drain, connections.wait()).await.is_err() {
         tracing::info!("connections were cut off");
     }
+}
+
+/// Lets what is under way on a connection finish, and takes nothing new.
+async fn end<C: GracefulConnection>(mut connection: Pin<&mut C>) -> Result<(), C::Error> {
+    connection.as_mut().graceful_shutdown();
+    connection.await
 }
 
 /// Waits for a connection and for room for it.

@@ -398,6 +398,7 @@ async fn a_stream_acknowledges_every_event() {
                 );
                 acked.push(ack.sequence);
             }
+            goaway @ v1::publish_stream_response::Message::Goaway(_) => panic!("{goaway:?}"),
         }
     }
     assert_eq!(acked, (0..500).collect::<Vec<_>>());

@@ -2,5 +2,7 @@
 
 mod broadcast;
 pub mod delivery;
+pub mod lifecycle;
 pub mod publisher;
 pub mod relay;
+mod stream;

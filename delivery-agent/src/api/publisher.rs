@@ -1,23 +1,22 @@
 //! `PublisherService`: wire to ingest and back.
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _, stream};
 use hookfleet_contract::{name::TenantName, violation::Violations};
 use hookfleet_gateway::status::{ApiError, rpc_status};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
     v1::{
-        self, PublishAck, PublishCredit, PublishRequest, PublishResponse, PublishResult,
-        PublishStreamRequest, PublishStreamResponse, publish_result, publish_stream_response,
-        publisher_service_server::PublisherService,
+        self, PublishAck, PublishRequest, PublishResponse, PublishResult, PublishStreamRequest,
+        publish_result, publisher_service_server::PublisherService,
     },
 };
-use prost::Message;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::{
+    lifecycle::Stages,
+    stream::{Responses, Streams},
+};
 use crate::{
     ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused, broadcast},
     journal,
@@ -27,38 +26,27 @@ use crate::{
 
 /// The most events of one request: what fits a group commit several times over.
 const MAX_EVENTS: usize = 1000;
-/// The most events of one stream without an acknowledgement.
-const MAX_OUTSTANDING: usize = 1024;
-/// The most bytes of events without an acknowledgement, over all streams.
-const MAX_OUTSTANDING_BYTES: usize = 64 << 20;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     ingest: Arc<Ingest>,
     relay: Relay,
-    ready: CancellationToken,
-    draining: CancellationToken,
-    outstanding: Arc<Semaphore>,
+    stages: Stages,
+    streams: Streams,
 }
 
 // === impl Publisher ===
 
 impl Publisher {
-    /// A service that refuses until `ready` is cancelled and ends its streams once `draining` is.
+    /// A service whose streams last `stream_lifetime`, give or take a fifth.
     #[must_use]
-    pub fn new(
-        ingest: Ingest,
-        relay: Relay,
-        ready: CancellationToken,
-        draining: CancellationToken,
-    ) -> Self {
+    pub fn new(ingest: Ingest, relay: Relay, stages: Stages, stream_lifetime: Duration) -> Self {
         Self {
             ingest: Arc::new(ingest),
             relay,
-            ready,
-            draining,
-            outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING_BYTES)),
+            streams: Streams::new(stages.clone(), stream_lifetime),
+            stages,
         }
     }
 
@@ -73,11 +61,11 @@ impl Publisher {
     }
 
     pub(super) fn check_open(&self) -> Result<(), ApiError> {
-        if self.draining.is_cancelled() {
+        if self.stages.closed.is_cancelled() {
             let message = "this agent is shutting down";
             return Err(ApiError::unavailable("DRAINING", message, OVERLOAD_PAUSE));
         }
-        if !self.ready.is_cancelled() {
+        if !self.stages.ready.is_cancelled() {
             let message = "this agent does not know the subscriptions yet";
             return Err(ApiError::unavailable("NOT_READY", message, OVERLOAD_PAUSE));
         }
@@ -170,61 +158,17 @@ impl PublisherService for Publisher {
         Ok(Response::new(PublishResponse { results }))
     }
 
-    type PublishStreamStream =
-        Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+    type PublishStreamStream = Responses;
 
     async fn publish_stream(
         &self,
         request: Request<Streaming<PublishStreamRequest>>,
-    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+    ) -> Result<Response<Responses>, Status> {
         self.check_open()?;
         let service = self.clone();
-        let mut parent: Arc<str> = "".into();
-        let credit = publish_stream_response::Message::Credit(PublishCredit {
-            max_outstanding_events: i32::try_from(MAX_OUTSTANDING).unwrap_or(i32::MAX),
-        });
-        let draining = self.draining.clone().cancelled_owned();
-        let outstanding = Arc::clone(&self.outstanding);
-        let acks = request
-            .into_inner()
-            .take_until(draining)
-            // Reads no further while the events of all streams are too many.
-            .then(move |request| {
-                let outstanding = Arc::clone(&outstanding);
-                let n_bytes = request.as_ref().map_or(0, Message::encoded_len);
-                async move {
-                    let n_bytes = u32::try_from(n_bytes).unwrap_or(u32::MAX);
-                    (request, outstanding.acquire_many_owned(n_bytes).await)
-                }
-            })
-            .map(move |(request, held)| {
-                let service = service.clone();
-                if let Ok(request) = &request
-                    && !request.parent.is_empty()
-                {
-                    parent = request.parent.as_str().into();
-                }
-                let parent = Arc::clone(&parent);
-                async move {
-                    let ack = service.publish_one(parent, request?).await;
-                    drop(held);
-                    Ok(publish_stream_response::Message::Ack(ack))
-                }
-            })
-            // Reads no further than this many without an acknowledgement.
-            .buffered(MAX_OUTSTANDING);
-        let draining = self.draining.clone();
-        let end = stream::iter([()]).filter_map(move |()| {
-            let ended = draining.is_cancelled().then(|| {
-                let message = "this agent is shutting down";
-                Err(ApiError::unavailable("DRAINING", message, OVERLOAD_PAUSE).into())
-            });
-            async move { ended }
-        });
-        let messages = stream::iter([Ok(credit)]).chain(acks).chain(end);
-        let responses =
-            messages.map(|message| message.map(|it| PublishStreamResponse { message: Some(it) }));
-        Ok(Response::new(Box::pin(responses)))
+        let publish = move |parent, event| service.clone().publish_one(parent, event);
+        let responses = self.streams.serve(request.into_inner(), publish);
+        Ok(Response::new(responses))
     }
 }
 

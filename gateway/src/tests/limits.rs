@@ -7,7 +7,11 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
+};
 
 use super::World;
 
@@ -68,6 +72,34 @@ async fn an_end_does_not_wait_for_clients() {
         "nobody listens any more"
     );
     drop(watch);
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_its_lifetime_and_what_is_under_way_on_it_goes_on() {
+    let world = World::with_lifetime(Duration::from_millis(50)).await;
+    let mut client = HealthClient::new(world.channel().await);
+    let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut watch = watch.into_inner();
+    let state = async |watch: &mut tonic::Streaming<_>| {
+        let told: HealthCheckResponse = watch.message().await.unwrap().unwrap();
+        told.status()
+    };
+    assert_eq!(state(&mut watch).await, ServingStatus::NotServing);
+    let mut idle = TcpStream::connect(world.address).await.unwrap();
+    // Ours began before: it is to end by now, too.
+    assert_eq!(answer(&mut idle).await, "");
+    world.readiness.set("store", true);
+    assert_eq!(state(&mut watch).await, ServingStatus::Serving);
+    // A client that tries again gets through. Some libraries do that by themselves; tonic says CANCELLED once.
+    let mut refused = Vec::new();
+    while let Err(status) = client.check(HealthCheckRequest::default()).await {
+        assert!(
+            matches!(status.code(), Code::Cancelled | Code::Unavailable),
+            "{status}"
+        );
+        refused.push(status);
+        assert!(refused.len() < 20, "{refused:?}");
+    }
 }
 
 async fn answer(stream: &mut TcpStream) -> String {

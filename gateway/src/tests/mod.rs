@@ -15,7 +15,11 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{listener, readiness::Readiness, services::Services};
+use crate::{
+    listener::{self, Lifetimes},
+    readiness::Readiness,
+    services::Services,
+};
 
 /// A running listener.
 struct World {
@@ -35,14 +39,22 @@ struct Answer {
 
 impl World {
     async fn start() -> Self {
+        Self::with_lifetime(Duration::from_secs(600)).await
+    }
+
+    /// A listener whose connections are to last as long.
+    async fn with_lifetime(connection: Duration) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let readiness = Readiness::new(&["store"]);
         let services = Services::new(readiness.clone()).with(tenants::service());
         let router = services.into_router().unwrap();
         let shutdown = CancellationToken::new();
-        let drain = Duration::from_millis(300);
-        let serving = tokio::spawn(listener::serve(tcp, router, drain, shutdown.clone()));
+        let lifetimes = Lifetimes {
+            connection,
+            drain: Duration::from_millis(300),
+        };
+        let serving = tokio::spawn(listener::serve(tcp, router, lifetimes, shutdown.clone()));
         Self {
             address,
             readiness,
