@@ -1,6 +1,13 @@
 //! A control plane on a real etcd, and an agent: what one can do without the other.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{
@@ -16,6 +23,7 @@ use crate::harness::{
     eventually,
     process::{Process, agent, agent_command, control_plane, hookfleet},
     receiver::Receiver,
+    verifier::python,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,7 +66,7 @@ async fn an_agent_delivers_and_restarts_while_the_control_plane_and_etcd_are_awa
     })
     .await;
     eventually("three callbacks", PATIENCE, || async {
-        let ids: std::collections::BTreeSet<String> = receiver
+        let ids: BTreeSet<String> = receiver
             .received_at("hook")
             .iter()
             .map(|it| it.json()["id"].as_str().unwrap().to_owned())
@@ -212,4 +220,66 @@ async fn what_was_delivered_before_a_slot_moved_is_found_and_can_be_delivered_ag
     assert_eq!(page.unreachable, ["agents/first"]);
     let lost = client.get_delivery(GetDeliveryRequest { name: dead.name });
     assert_eq!(lost.await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_client_notices_nothing_of_an_agent_that_ends_and_of_one_that_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.7:0");
+    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
+    let receiver = Receiver::start().await;
+    create_tenant(&admin, "acme").await;
+    subscribe_in_force(&admin, "acme", "hook", to(receiver.url("hook"))).await;
+
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/client.json");
+    let mut publisher = python("publish_grpc.py")
+        .arg(config)
+        .arg(format!("ipv4:{},{}", first.address, second.address))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let acked = Arc::new(Mutex::new(Vec::new()));
+    let (output, ids) = (publisher.stdout.take().unwrap(), Arc::clone(&acked));
+    let reading = std::thread::spawn(move || {
+        for line in BufReader::new(output).lines() {
+            ids.lock().unwrap().push(line.unwrap());
+        }
+    });
+    let acknowledged = async |n: usize| {
+        eventually("events are acknowledged", PATIENCE, || async {
+            let n_acked = acked.lock().unwrap().len();
+            (n_acked >= n).then_some(n_acked).ok_or(n_acked)
+        })
+        .await
+    };
+    let n_acked = acknowledged(100).await;
+    let address = first.address.to_string();
+    assert!(first.terminate().await.success());
+    let n_acked = acknowledged(n_acked + 100).await;
+    let first = agent(&dir.path().join("first"), plane.address, &address);
+    acknowledged(n_acked + 200).await;
+    assert!(second.terminate().await.success());
+    let n_acked = acked.lock().unwrap().len();
+    acknowledged(n_acked + 100).await;
+
+    drop(publisher.stdin.take());
+    assert!(publisher.wait().unwrap().success(), "no call failed");
+    reading.join().unwrap();
+    let acked: BTreeSet<String> = acked.lock().unwrap().drain(..).collect();
+    eventually("everything is received", PATIENCE, || async {
+        let received = receiver.received_at("hook").len();
+        (received >= acked.len()).then_some(()).ok_or(received)
+    })
+    .await;
+    let received = receiver.received_at("hook").into_iter();
+    let received: Vec<String> = received
+        .map(|it| it.json()["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(received.len(), acked.len(), "each once");
+    assert_eq!(received.into_iter().collect::<BTreeSet<_>>(), acked);
+    drop(first);
 }
