@@ -10,12 +10,11 @@
 //! - [`placement`]: who owns which slots. Pure. [`reconciler`] puts it into the store.
 //! - [`sync`]: sessions with agents.
 //! - [`query`]: whom to ask about deliveries.
-//! - [`clock`], [`random`]: the only readers of time and of chance.
+//! - [`clock`], which it shares with the gateway, and [`random`]: the only readers of time and of chance.
 
 mod api;
 pub mod app;
 mod cache;
-pub mod clock;
 pub mod config;
 mod fleet;
 mod keys;
@@ -30,6 +29,8 @@ mod sync;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
 mod vault;
+
+pub use hookfleet_gateway::clock;
 
 pub use self::{
     app::{ControlPlane, Error},

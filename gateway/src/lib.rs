@@ -3,8 +3,11 @@
 //!
 //! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
 //! - [`transcode`]: the API as HTTP/JSON.
+//! - [`auth`]: who may call what.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
+pub mod auth;
+pub mod clock;
 pub mod filter;
 mod intake;
 pub mod listener;

@@ -16,7 +16,12 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
-use crate::{intake::Intake, readiness::Readiness, transcode};
+use crate::{
+    auth::methods::{self, Methods},
+    intake::Intake,
+    readiness::Readiness,
+    transcode,
+};
 
 /// What a process serves.
 #[derive(Debug)]
@@ -32,6 +37,9 @@ pub enum Error {
     /// Reflection refuses them.
     #[error("the descriptors cannot be reflected")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// They do not say who may call what.
+    #[error("the scopes of the API cannot be used")]
+    Methods(#[from] methods::Error),
     /// Their HTTP rules cannot be used.
     #[error("the HTTP rules of the API cannot be used")]
     Transcode(#[from] transcode::Error),
@@ -69,6 +77,7 @@ impl Services {
     /// # Errors
     /// See [`Error`].
     pub fn into_router(mut self) -> Result<Router, Error> {
+        let _methods = Methods::read(DESCRIPTORS)?;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
