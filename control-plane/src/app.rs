@@ -1,9 +1,13 @@
 //! The composition root: finds or makes the cluster, wires the parts, runs them and stops them.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use hookfleet_contract::seal::Sealer;
-use hookfleet_gateway::{page::Pages, readiness::Readiness};
+use hookfleet_gateway::{
+    auth::{key::ApiKey, keyring::Keyring},
+    page::Pages,
+    readiness::Readiness,
+};
 use hookfleet_proto::{
     fleet::{
         StoredCluster, SuspendReport,
@@ -12,6 +16,7 @@ use hookfleet_proto::{
     v1::{
         delivery_service_server::{DeliveryService, DeliveryServiceServer},
         fleet_service_server::{FleetService, FleetServiceServer},
+        key_service_server::{KeyService, KeyServiceServer},
         subscription_service_server::{SubscriptionService, SubscriptionServiceServer},
         tenant_service_server::{TenantService, TenantServiceServer},
     },
@@ -22,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        Api, creation::Leases, delivery::Deliveries, fleet::Agents, subscription::Subscriptions,
-        sync::Sync, tenant::Tenants,
+        Api, creation::Leases, delivery::Deliveries, fleet::Agents, key::Keys,
+        subscription::Subscriptions, sync::Sync, tenant::Tenants,
     },
+    bootstrap::{self, Bootstrap},
     cache::Cache,
     config::{CONDITION, Config},
-    keys,
+    keyring, keys,
     query::Owners,
     random, reconciler,
     store::{self, Generation, Outcome, Store, Txn},
@@ -78,6 +84,7 @@ pub struct ControlPlane {
     generation: Generation,
     reports: mpsc::Receiver<SuspendReport>,
     readiness: Readiness,
+    keyring: Keyring,
     draining: CancellationToken,
 }
 
@@ -127,6 +134,7 @@ impl ControlPlane {
             generation,
             reports,
             readiness: config.readiness,
+            keyring: Keyring::default(),
             draining,
         })
     }
@@ -149,6 +157,29 @@ impl ControlPlane {
     #[must_use]
     pub fn fleet_service(&self) -> FleetServiceServer<impl FleetService + use<>> {
         FleetServiceServer::new(Agents(Arc::clone(&self.api)))
+    }
+
+    /// `KeyService`, for a listener.
+    #[must_use]
+    pub fn key_service(&self) -> KeyServiceServer<impl KeyService + use<>> {
+        KeyServiceServer::new(Keys(Arc::clone(&self.api)))
+    }
+
+    /// The keys of callers that are in force, once this control plane runs.
+    #[must_use]
+    pub fn keyring(&self) -> Keyring {
+        self.keyring.clone()
+    }
+
+    /// Makes the first key if there was none. `show` is given it before it is in force.
+    ///
+    /// # Errors
+    /// See [`bootstrap::Error`].
+    pub async fn first_key(
+        &self,
+        show: impl FnOnce(&ApiKey) -> io::Result<()>,
+    ) -> Result<Bootstrap, bootstrap::Error> {
+        bootstrap::first_key(&self.api, show).await
     }
 
     /// `SyncService`, for a listener that agents reach. It hands out secrets.
@@ -179,6 +210,7 @@ impl ControlPlane {
             generation,
             reports,
             readiness,
+            keyring,
             draining,
         } = self;
         let cache = api.cache.clone();
@@ -198,6 +230,7 @@ impl ControlPlane {
             () = following => {}
             () = telling => {}
             () = reconciler::run(Arc::clone(&api)) => {}
+            never = keyring::run(Arc::clone(&api), keyring) => match never {},
             () = suspensions::run(api, reports) => {}
         }
         readiness.set(CONDITION, false);

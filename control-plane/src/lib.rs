@@ -5,7 +5,8 @@
 //! - [`api`]: the gRPC services.
 //! - [`model`]: what tenants, subscriptions and agents are. Pure.
 //! - [`store`]: what is remembered. [`keys`]: where. [`stored`] and [`vault`]: in which form, and sealed how.
-//! - [`cache`]: the store in memory.
+//! - [`cache`]: the store in memory. [`keyring`]: the keys of callers that are in force, out of it.
+//! - [`bootstrap`]: the first key of all.
 //! - [`fleet`]: the agents and how far they are. Pure.
 //! - [`placement`]: who owns which slots. Pure. [`reconciler`] puts it into the store.
 //! - [`sync`]: sessions with agents.
@@ -14,9 +15,11 @@
 
 mod api;
 pub mod app;
+pub mod bootstrap;
 mod cache;
 pub mod config;
 mod fleet;
+mod keyring;
 mod keys;
 mod model;
 mod placement;

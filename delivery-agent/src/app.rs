@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use hookfleet_contract::{event::Limits, seal::Sealer, target::Rules};
 use hookfleet_egress::Egress;
-use hookfleet_gateway::page::Pages;
+use hookfleet_gateway::{auth::keyring::Keyring, page::Pages};
 use hookfleet_proto::fleet::relay_service_server::RelayServiceServer;
 use hookfleet_proto::v1::{
     delivery_service_server::DeliveryServiceServer,
@@ -108,6 +108,7 @@ pub struct Agent {
     driver: Driver,
     client: Client,
     leftovers: leftovers::Watcher,
+    keyring: Keyring,
     journal: Journal,
     history: History,
     clock: Clock,
@@ -163,6 +164,11 @@ impl Agent {
             None => (Mirror::new(config.target_rules.clone()), Default::default()),
         };
         let effects = directory.apply(restored.changes);
+        let keyring = Keyring::default();
+        keyring.apply(restored.keys);
+        if has_snapshot {
+            keyring.set_complete();
+        }
         if let Some(table) = restored.slot_table {
             slots.set(table);
         }
@@ -210,6 +216,7 @@ impl Agent {
             snapshots,
             directory: directory.clone(),
             slots: slots.clone(),
+            keyring: keyring.clone(),
             driver: handle,
             suspensions,
             leftovers,
@@ -233,6 +240,7 @@ impl Agent {
             driver,
             client,
             leftovers: watcher,
+            keyring,
             journal,
             history,
             clock,
@@ -261,6 +269,12 @@ impl Agent {
     #[must_use]
     pub fn delivery_service(&self) -> DeliveryServiceServer<Deliveries> {
         DeliveryServiceServer::new(self.deliveries.clone())
+    }
+
+    /// The keys of callers that are in force.
+    #[must_use]
+    pub fn keyring(&self) -> Keyring {
+        self.keyring.clone()
     }
 
     /// Cancelled once events are accepted.

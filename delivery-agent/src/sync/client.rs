@@ -6,6 +6,7 @@
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use hookfleet_contract::subscription::Subscription;
+use hookfleet_gateway::auth::keyring::Keyring;
 use hookfleet_proto::{
     fleet::{
         Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, Welcome,
@@ -66,6 +67,8 @@ pub struct Config {
     pub directory: Directory,
     /// Where changes of the slot table take effect.
     pub slots: Slots,
+    /// Where changes of callers' keys take effect.
+    pub keyring: Keyring,
     /// Who delivers.
     pub driver: driver::Handle,
     /// Subscriptions whose receivers want no more.
@@ -298,6 +301,7 @@ impl Client {
                 self.config.mirror.handle_bookmark(bookmark.revision);
                 if !self.all_known {
                     self.all_known = true;
+                    self.config.keyring.set_complete();
                     self.config.driver.all_known().await;
                     self.config.synced.cancel();
                 }
@@ -321,6 +325,7 @@ impl Client {
         if let Some(table) = applied.slot_table {
             self.config.slots.set(table);
         }
+        self.config.keyring.apply(applied.keys);
         let effects = self.config.directory.apply(applied.changes);
         self.config.driver.effects(effects).await;
     }
