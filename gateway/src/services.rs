@@ -1,10 +1,14 @@
 //! The services of a process behind one listener: gRPC with reflection and health, the same methods
 //! as HTTP/JSON, and probes.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
-    Router, extract::State, http::StatusCode, middleware::map_request, response::IntoResponse,
+    Router,
+    extract::State,
+    http::StatusCode,
+    middleware::{from_fn_with_state, map_request},
+    response::IntoResponse,
     routing::get,
 };
 use hookfleet_proto::DESCRIPTORS;
@@ -17,7 +21,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
 use crate::{
-    auth::methods::{self, Methods},
+    auth::{
+        Auth,
+        layer::{self, Guard},
+        methods::{self, Methods},
+    },
     intake::Intake,
     readiness::Readiness,
     transcode,
@@ -29,6 +37,7 @@ pub struct Services {
     routes: RoutesBuilder,
     names: Vec<&'static str>,
     readiness: Readiness,
+    auth: Auth,
 }
 
 /// The descriptors of the API cannot be served.
@@ -48,14 +57,22 @@ pub enum Error {
 // === impl Services ===
 
 impl Services {
-    /// No services yet; `readiness` is what health and `/readyz` tell.
+    /// No services yet; `readiness` is what health and `/readyz` tell. Nobody is asked who they are.
     #[must_use]
     pub fn new(readiness: Readiness) -> Self {
         Self {
             routes: Routes::builder(),
             names: Vec::new(),
             readiness,
+            auth: Auth::off(),
         }
+    }
+
+    /// Asks who calls, and whether they may.
+    #[must_use]
+    pub fn guarded(mut self, auth: Auth) -> Self {
+        self.auth = auth;
+        self
     }
 
     /// Adds a gRPC service.
@@ -77,7 +94,10 @@ impl Services {
     /// # Errors
     /// See [`Error`].
     pub fn into_router(mut self) -> Result<Router, Error> {
-        let _methods = Methods::read(DESCRIPTORS)?;
+        let guard = Guard {
+            methods: Arc::new(Methods::read(DESCRIPTORS)?),
+            auth: self.auth,
+        };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -97,7 +117,9 @@ impl Services {
         self.routes.add_service(health);
         tokio::spawn(report(reporter, self.names.clone(), self.readiness.clone()));
 
-        let grpc = self.routes.routes().prepare();
+        let authorize = from_fn_with_state(guard.clone(), layer::authorize);
+        let grpc = self.routes.routes().into_axum_router().layer(authorize);
+        let grpc = Routes::from(grpc).prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
         let intake = Intake::new(DESCRIPTORS).map_err(transcode::Error::from)?;
         let meter = map_request(move |request| {
@@ -112,7 +134,8 @@ impl Services {
             .into_axum_router()
             .reset_fallback()
             .fallback_service(json);
-        Ok(probes.merge(api.layer(meter)))
+        let authenticate = from_fn_with_state(guard, layer::authenticate);
+        Ok(probes.merge(api.layer(meter).layer(authenticate)))
     }
 }
 

@@ -3,7 +3,10 @@
 //!
 //! **Invariant:** every method of every service of ours has a scope, or there is no table.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
@@ -43,7 +46,7 @@ pub struct Method {
     /// What the credential must allow.
     pub scope: Scope,
     /// Where a request names a tenant. A method without such a place is for operators.
-    pub owners: Vec<Place>,
+    pub owners: Arc<[Place]>,
     /// Whether its requests are a stream.
     pub is_stream: bool,
     /// Whether it changes something that lasts.
@@ -56,7 +59,7 @@ pub struct Place {
     /// The number of the field.
     pub number: u32,
     /// The places in it, if it is a message; it is a name if there are none.
-    pub within: Vec<Self>,
+    pub within: Arc<[Self]>,
 }
 
 /// Every method of ours, by its path `/package.Service/Method`.
@@ -141,7 +144,7 @@ impl Reader {
         });
         Ok(Method {
             scope,
-            owners: self.places(&method.input(), &mut Vec::new()),
+            owners: self.places(&method.input(), &mut Vec::new()).into(),
             is_stream: method.is_client_streaming(),
             is_change: is_change && scope != Scope::EventsPublish,
         })
@@ -160,13 +163,13 @@ impl Reader {
         let places = message.fields().filter_map(|field| {
             let number = field.number();
             if let Kind::Message(inner) = field.kind() {
-                let within = self.places(&inner, above);
+                let within: Arc<[_]> = self.places(&inner, above).into();
                 return (!within.is_empty()).then_some(Place { number, within });
             }
             let is_name = (is_owned && field.name() == "name") || self.refers(&field);
             is_name.then_some(Place {
                 number,
-                within: Vec::new(),
+                within: Arc::default(),
             })
         });
         let places = places.collect();
@@ -220,7 +223,7 @@ mod tests {
     fn name(number: u32) -> Place {
         Place {
             number,
-            within: Vec::new(),
+            within: Arc::default(),
         }
     }
 
@@ -233,19 +236,19 @@ mod tests {
         assert!(create.is_change && !create.is_stream);
         let subscription = Place {
             number: 2,
-            within: vec![name(1)],
+            within: Arc::new([name(1)]),
         };
-        assert_eq!(create.owners, [name(1), subscription]);
+        assert_eq!(*create.owners, [name(1), subscription]);
         let list = method("/hookfleet.v1.TenantService/ListTenants");
         assert_eq!((list.scope, list.owners.len()), (Scope::TenantsAdmin, 0));
         let stream = method("/hookfleet.v1.PublisherService/PublishStream");
-        assert_eq!((stream.owners, stream.is_stream), (vec![name(2)], true));
+        assert_eq!((&*stream.owners, stream.is_stream), (&[name(2)][..], true));
         let forward = method("/hookfleet.fleet.v1.RelayService/Forward");
         let publish = Place {
             number: 1,
-            within: vec![name(1)],
+            within: Arc::new([name(1)]),
         };
-        assert_eq!(forward.owners, [publish]);
+        assert_eq!(*forward.owners, [publish]);
         assert!(methods.get("/grpc.health.v1.Health/Check").is_none());
     }
 

@@ -1,5 +1,6 @@
 //! The listener with a small service behind it, by gRPC and by HTTP/JSON.
 
+mod access;
 mod dialects;
 mod limits;
 mod tenants;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{listener, readiness::Readiness, services::Services};
+use crate::{auth::Auth, listener, readiness::Readiness, services::Services};
 
 /// A running listener.
 struct World {
@@ -34,10 +35,16 @@ struct Answer {
 
 impl World {
     async fn start() -> Self {
+        Self::start_with(Auth::off()).await
+    }
+
+    async fn start_with(auth: Auth) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let readiness = Readiness::new(&["store"]);
-        let services = Services::new(readiness.clone()).with(tenants::service());
+        let services = Services::new(readiness.clone())
+            .guarded(auth)
+            .with(tenants::service());
         let router = services.into_router().unwrap();
         let shutdown = CancellationToken::new();
         let drain = Duration::from_millis(300);
@@ -51,12 +58,24 @@ impl World {
     }
 
     async fn call(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.call_with(&[], method, path, body).await
+    }
+
+    async fn call_with(
+        &self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Answer {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-        let request = http::Request::builder()
+        let mut request = http::Request::builder()
             .method(method.parse::<Method>().unwrap())
-            .uri(format!("http://{}{path}", self.address))
-            .body(Full::from(body.to_owned()))
-            .unwrap();
+            .uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body.to_owned())).unwrap();
         let (head, body) = client.request(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();

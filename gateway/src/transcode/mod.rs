@@ -70,18 +70,7 @@ impl Transcoder {
     async fn answer(self, request: Request<HttpBody>) -> Response {
         match self.call(request).await {
             Ok(body) => json(StatusCode::OK, &body),
-            Err(Refused::Status(status)) => {
-                let mut response = json(
-                    failure::http_status(status.code()),
-                    &failure::body(&status).to_string(),
-                );
-                if let Some(seconds) = failure::retry_after(&status) {
-                    response
-                        .headers_mut()
-                        .insert(header::RETRY_AFTER, seconds.into());
-                }
-                response
-            }
+            Err(Refused::Status(status)) => refusal(&status),
             Err(Refused::Method(allowed)) => {
                 let status = Status::unimplemented("the path takes other HTTP methods");
                 let mut response = json(
@@ -130,6 +119,20 @@ impl Transcoder {
             .map_err(|error| ApiError::internal(error.to_string()))?;
         Ok(String::from_utf8(text).unwrap_or_default())
     }
+}
+
+/// A failed call as JSON.
+pub(crate) fn refusal(status: &Status) -> Response {
+    let mut response = json(
+        failure::http_status(status.code()),
+        &failure::body(status).to_string(),
+    );
+    if let Some(seconds) = failure::retry_after(status) {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 /// Why there is no result.
