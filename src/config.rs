@@ -80,6 +80,8 @@ pub(crate) struct Agent {
     pub(crate) agent_id: String,
     /// Its share of the slots, beside the weights of other agents: 1 to 10000.
     pub(crate) weight: u16,
+    /// A termination signal means a restart: slots and what waits stay here. Else other agents take them.
+    pub(crate) keep_slots: bool,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -182,6 +184,7 @@ impl Default for Agent {
             data_dir: "hookfleet-agent-data".into(),
             agent_id: String::new(),
             weight: 100,
+            keep_slots: false,
             delivery: Delivery::default(),
         }
     }

@@ -100,7 +100,13 @@ impl Standalone {
         let identity =
             Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
         let own = format!("http://{address}");
-        let agent = build_agent(identity, own.clone(), 100, &[own], &data_dir, &delivery).await?;
+        let member = Member {
+            identity,
+            address: own.clone(),
+            weight: 100,
+            leaves: false,
+        };
+        let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
         let services = Services::new(readiness.clone())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -164,10 +170,14 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         it => it,
     };
     let readiness = Readiness::new(&[SUBSCRIPTIONS]);
-    let agent = build_agent(
+    let member = Member {
         identity,
-        advertise,
-        config.weight,
+        address: advertise,
+        weight: config.weight,
+        leaves: !config.keep_slots,
+    };
+    let agent = build_agent(
+        member,
         &config.control_plane,
         &config.data_dir,
         &config.delivery,
@@ -195,10 +205,13 @@ impl Parts {
 
     fn run_agent(&mut self, agent: Agent, readiness: Readiness) {
         self.add(async move |shutdown| {
-            let ready = agent.ready();
+            let (ready, ending) = (agent.ready(), shutdown.clone());
             let telling = tokio::spawn(async move {
                 ready.cancelled().await;
                 readiness.set(SUBSCRIPTIONS, true);
+                // Who ends is sent nothing new.
+                ending.cancelled().await;
+                readiness.set(SUBSCRIPTIONS, false);
             });
             let ended = agent.run(shutdown).await;
             telling.abort();
@@ -265,10 +278,17 @@ impl Parts {
     }
 }
 
-async fn build_agent(
+/// What an agent is to its fleet.
+struct Member {
     identity: Identity,
     address: String,
     weight: u16,
+    /// Others take its slots when it ends.
+    leaves: bool,
+}
+
+async fn build_agent(
+    member: Member,
     control_planes: &[String],
     data_dir: &Path,
     delivery: &config::Delivery,
@@ -286,10 +306,11 @@ async fn build_agent(
         ca_files: delivery.ca_files.clone(),
         ..hookfleet_egress::Config::default()
     })?;
+    let drain_timeout = Duration::from_secs(delivery.drain_seconds);
     let config = app::Config {
-        identity,
-        address,
-        weight,
+        identity: member.identity,
+        address: member.address,
+        weight: member.weight,
         control_planes: control_planes
             .iter()
             .map(endpoint)
@@ -301,7 +322,8 @@ async fn build_agent(
         event_limits: Limits::default(),
         segment_bytes: delivery.segment_mib << 20,
         max_in_flight: affordable(delivery.max_in_flight),
-        drain_timeout: Duration::from_secs(delivery.drain_seconds),
+        drain_timeout,
+        leave_timeout: member.leaves.then_some(drain_timeout),
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;

@@ -81,12 +81,11 @@ fn observe(contents: &Contents) -> (BTreeMap<AgentId, Member>, Arc<SlotTable>, R
         .filter_map(|(key, item)| {
             let id = key.strip_prefix(keys::AGENTS)?.parse().ok()?;
             let agent = StoredAgent::decode(item.value.clone()).ok()?;
-            let weight = u32::try_from(agent.weight)
-                .ok()
-                .filter(|weight| *weight > 0);
+            let weight = u32::try_from(agent.weight).ok().filter(|it| *it > 0);
+            let weight = weight.unwrap_or(placement::DEFAULT_WEIGHT);
             let member = Member {
                 address: agent.address,
-                weight: weight.unwrap_or(placement::DEFAULT_WEIGHT),
+                weight: if agent.draining { 0 } else { weight },
                 leftovers: agent.leftovers.unwrap_or_default(),
             };
             Some((id, member))

@@ -37,7 +37,7 @@ use hookfleet_contract::{
 };
 use hookfleet_delivery_agent::{
     history::{History, Log, Report},
-    journal::{Outcome, Standing, StoredEvent, Target},
+    journal::{Origin, Outcome, Standing, StoredEvent, Target},
 };
 use hookfleet_proto::{
     cloudevents::{CloudEvent, cloud_event::Data},
@@ -158,7 +158,8 @@ fn event(seq: u64, payload: &Bytes) -> Arc<StoredEvent> {
             uid: [1; 16],
             subscription: "hook-1".parse().unwrap(),
         }],
-        redelivery_of: None,
+        origin: Origin::Published,
+        stands: Vec::new(),
         event: payload.clone(),
     })
 }

@@ -37,7 +37,7 @@ use hookfleet_contract::{
 };
 use hookfleet_delivery_agent::{
     clock::Clock,
-    journal::{Config, Journal, NewEvent, Outcome, Standing, Target},
+    journal::{Config, Journal, NewEvent, Origin, Outcome, Standing, Target},
 };
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::mpsc, task::JoinSet};
@@ -150,7 +150,8 @@ fn event(number: u64, clock: Clock, body: Bytes) -> NewEvent {
             partition: 0,
             subscription: "orders".parse().unwrap(),
         }],
-        redelivery_of: None,
+        origin: Origin::Published,
+        stands: Vec::new(),
         event: body,
     }
 }

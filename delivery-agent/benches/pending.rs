@@ -31,7 +31,9 @@ use hookfleet_contract::{id::WebhookId, retry::Progress};
 use hookfleet_delivery_agent::{
     clock::Clock,
     core::Waiting,
-    journal::{Config, Journal, NewEvent, Outcome, Recovered, Standing, StoredEvent, Target},
+    journal::{
+        Config, Journal, NewEvent, Origin, Outcome, Recovered, Standing, StoredEvent, Target,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -241,7 +243,8 @@ async fn publish(
                     partition: 0,
                     subscription: format!("s-{subscription}").parse()?,
                 }],
-                redelivery_of: None,
+                origin: Origin::Published,
+                stands: Vec::new(),
                 event: body.clone(),
             })
         });

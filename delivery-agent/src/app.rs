@@ -1,7 +1,7 @@
 //! The composition root of the agent: opens what is on disk, wires the parts, runs them, and stops
 //! them in the order in which they depend on each other.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{convert::Infallible, future::pending, io, path::PathBuf, time::Duration};
 
 use hookfleet_contract::{event::Limits, seal::Sealer, target::Rules};
 use hookfleet_egress::Egress;
@@ -20,13 +20,19 @@ use crate::{
     callback::Caller,
     clock::Clock,
     directory::Directory,
+    drain::Drain,
     driver::{self, Driver},
     history::{self, History},
     identity::Identity,
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal, Recovered},
     leftovers,
-    relay::{self, Relay},
+    relay::{
+        self, Relay,
+        courier::Courier,
+        handover::{HandOver, Handed, Lot},
+        parking::Parked,
+    },
     slots::Slots,
     sync::{
         client::{self, Client},
@@ -69,6 +75,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// How long attempts in flight may go on after shutdown.
     pub drain_timeout: Duration,
+    /// How long other agents have to take what is here at shutdown. Without it slots stay, and what waits does.
+    pub leave_timeout: Option<Duration>,
 }
 
 /// Why an agent cannot start or go on.
@@ -109,6 +117,9 @@ pub struct Agent {
     client: Client,
     leftovers: leftovers::Watcher,
     keyring: Keyring,
+    drain: Option<(Drain, Duration)>,
+    handover: HandOver,
+    handovers: (mpsc::UnboundedReceiver<Lot>, mpsc::UnboundedSender<Handed>),
     journal: Journal,
     history: History,
     clock: Clock,
@@ -173,6 +184,25 @@ impl Agent {
             slots.set(table);
         }
 
+        let ingest = Ingest {
+            agent_id: config.identity.agent_id.to_string(),
+            directory: directory.clone(),
+            slots: slots.clone(),
+            parked: Parked::recovered(&recovered.pending),
+            journal: journal.clone(),
+            limits: config.event_limits,
+            clock,
+        };
+        let relay = Relay::new(slots.clone());
+        let (lots_sender, lots) = mpsc::unbounded_channel();
+        let (handed_sender, handed) = mpsc::unbounded_channel();
+        let handover = HandOver {
+            agent_id: config.identity.agent_id.to_string(),
+            journal_id: config.identity.journal_id,
+            slots: slots.clone(),
+            journal: journal.clone(),
+            relay: relay.clone(),
+        };
         let (suspensions_sender, suspensions) = mpsc::unbounded_channel();
         let (driver, handle) = Driver::new(
             driver::Config {
@@ -186,6 +216,11 @@ impl Agent {
                     egress: config.egress,
                     clock,
                 },
+                courier: Courier {
+                    ingest: ingest.clone(),
+                    relay: relay.clone(),
+                },
+                handovers: (lots_sender, handed),
                 hints: driver::hints::Store::new(&config.data_dir, sealer.clone()),
                 clock,
                 accepted,
@@ -204,6 +239,18 @@ impl Agent {
             driver: handle.clone(),
             told,
         };
+        let (draining_sender, asked) = watch::channel(false);
+        let drain = config.leave_timeout.map(|patience| {
+            let drain = Drain {
+                agent_id: config.identity.agent_id.to_string(),
+                slots: slots.clone(),
+                leftovers: leftovers.clone(),
+                driver: handle.clone(),
+                draining: draining_sender,
+                closed: draining.clone(),
+            };
+            (drain, patience)
+        });
         let client = Client::new(client::Config {
             control_planes: config.control_planes,
             identity: client::Identity {
@@ -214,33 +261,29 @@ impl Agent {
             },
             mirror,
             snapshots,
-            directory: directory.clone(),
-            slots: slots.clone(),
             keyring: keyring.clone(),
+            directory,
+            slots,
             driver: handle,
             suspensions,
             leftovers,
+            draining: asked,
             synced: ready.clone(),
         });
-        let ingest = Ingest {
-            agent_id: config.identity.agent_id.to_string(),
-            directory,
-            slots: slots.clone(),
-            journal: journal.clone(),
-            limits: config.event_limits,
-            clock,
-        };
         let redeliverer = Redeliverer {
             ingest: ingest.clone(),
             history: history.clone(),
         };
         Ok(Self {
-            publisher: Publisher::new(ingest, Relay::new(slots), ready.clone(), draining.clone()),
+            publisher: Publisher::new(ingest, relay, ready.clone(), draining.clone()),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,
             leftovers: watcher,
             keyring,
+            drain,
+            handover,
+            handovers: (lots, handed_sender),
             journal,
             history,
             clock,
@@ -292,6 +335,9 @@ impl Agent {
             driver,
             client,
             leftovers,
+            drain,
+            handover,
+            handovers: (lots, handed),
             journal,
             history,
             clock,
@@ -312,16 +358,29 @@ impl Agent {
             }
         });
         let looking = tokio::spawn(leftovers.run());
+        let handing = tokio::spawn(handover.run(lots, handed));
         let expiring = tokio::spawn(expire(history.clone(), clock));
-        let driving = shutdown.clone();
+        let stop = CancellationToken::new();
+        let leaving = async {
+            shutdown.cancelled().await;
+            if let Some((drain, patience)) = drain {
+                let is_empty = drain.run(patience).await;
+                tracing::info!(is_empty, "left the fleet");
+            }
+            draining.cancel();
+            stop.cancel();
+            pending::<Infallible>().await
+        };
         let ended = tokio::select! {
-            ended = driver.run(driving) => ended.map_err(Error::from),
+            ended = driver.run(stop.clone()) => ended.map_err(Error::from),
             () = fatal.cancelled() => Err(Error::Fatal),
+            never = leaving => match never {},
         };
         draining.cancel();
         boot.abort();
         expiring.abort();
         looking.abort();
+        handing.abort();
         // A disk that failed is not waited for.
         ended?;
         sync_shutdown.cancel();

@@ -14,6 +14,7 @@ use crate::{
     driver,
     history::History,
     journal::Journal,
+    relay::parking,
     slots::{self, Slots},
 };
 
@@ -66,11 +67,18 @@ impl Watcher {
     async fn look(&self, table: &SlotTable) -> Option<Leftovers> {
         self.slots.settle().await;
         let tenants = self.driver.tenants(self.journal.stats().next_seq).await?;
-        let left = left(table, &self.agent_id, &tenants);
+        let tenants = of_others(table, &self.agent_id, tenants);
+        let left: BTreeSet<i32> = tenants
+            .iter()
+            .filter_map(|tenant| slots::slot(table, tenant))
+            .map(i32::from)
+            .collect();
         if left.is_empty() {
             // What was settled must be settled after a crash too.
             self.history.flush().await;
             self.journal.flush().await.ok()?;
+        } else {
+            self.driver.leave(tenants).await;
         }
         Some(Leftovers {
             slot_table_version: table.version,
@@ -79,11 +87,12 @@ impl Watcher {
     }
 }
 
-/// The slots of these tenants that the agent does not own.
-fn left(table: &SlotTable, agent_id: &str, tenants: &BTreeSet<TenantId>) -> BTreeSet<i32> {
-    let others = tenants
-        .iter()
-        .filter(|tenant| !slots::is_owner(table, tenant, agent_id));
-    let slots = others.filter_map(|tenant| slots::slot(table, tenant));
-    slots.map(i32::from).collect()
+/// Those of the tenants whose slots the agent does not own.
+fn of_others(
+    table: &SlotTable,
+    agent_id: &str,
+    mut tenants: BTreeSet<TenantId>,
+) -> BTreeSet<TenantId> {
+    tenants.retain(|it| it.as_str() != parking::TENANT && !slots::is_owner(table, it, agent_id));
+    tenants
 }

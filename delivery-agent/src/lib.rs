@@ -12,6 +12,7 @@
 //! - [`history`]: what became of events.
 //! - [`relay`]: events on their way to the agents that own their slots.
 //! - [`leftovers`]: what is still here of slots that other agents own.
+//! - [`drain`]: how the agent leaves.
 //! - [`sync`]: what the control plane says, and the snapshot of it.
 //! - [`identity`]: who the agent is over restarts.
 //! - [`clock`]: the only reader of time.
@@ -23,6 +24,7 @@ pub mod callback;
 pub mod clock;
 pub mod core;
 pub mod directory;
+pub mod drain;
 pub mod driver;
 pub mod history;
 pub mod identity;

@@ -5,7 +5,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hookfleet_contract::{name::TenantId, slot::slot_of};
+use hookfleet_contract::{
+    name::TenantId,
+    slot::{Slot, slot_of},
+};
 use hookfleet_proto::fleet::{SlotOwner, SlotTable};
 use tokio::sync::watch;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -44,6 +47,7 @@ pub struct Owner {
 /// elsewhere while it is held.
 #[derive(Debug)]
 pub struct Admission {
+    has_previous: bool,
     _token: TaskTrackerToken,
 }
 
@@ -75,12 +79,6 @@ impl Slots {
         Arc::clone(&self.0.in_force.borrow().table)
     }
 
-    /// Who owns the tenant's slot.
-    #[must_use]
-    pub fn owner(&self, tenant: &TenantId) -> Option<Owner> {
-        owner(&self.0.in_force.borrow().table, tenant)
-    }
-
     /// Lets a publish in if the agent owns the tenant's slot.
     ///
     /// # Errors
@@ -90,17 +88,23 @@ impl Slots {
         let in_force = self.0.in_force.borrow();
         match owner(&in_force.table, tenant) {
             Some(owner) if owner.agent_id == agent_id => Ok(Admission {
+                has_previous: has_previous(&in_force.table, tenant, agent_id),
                 _token: in_force.publishes.token(),
             }),
             other => Err(other),
         }
     }
 
-    /// Whether the agent must wait with ordered deliveries of the tenant: another one owned its slot before, and may
-    /// still have earlier ones.
+    /// Who owns the tenant's slot.
     #[must_use]
-    pub fn has_previous(&self, tenant: &TenantId, agent_id: &str) -> bool {
-        has_previous(&self.0.in_force.borrow().table, tenant, agent_id)
+    pub fn owner(&self, tenant: &TenantId) -> Option<Owner> {
+        owner(&self.0.in_force.borrow().table, tenant)
+    }
+
+    /// The slot of a tenant, once there is a table.
+    #[must_use]
+    pub fn slot(&self, tenant: &TenantId) -> Option<Slot> {
+        slot(&self.0.in_force.borrow().table, tenant).map(Slot)
     }
 
     /// Waits for a table of this version or a later one.
@@ -123,16 +127,32 @@ impl Slots {
     }
 }
 
-/// The slots of an agent in a table.
+// === impl Admission ===
+
+impl Admission {
+    /// Whether another agent owned the slot before, and may still have earlier events of it.
+    #[must_use]
+    pub fn has_previous(&self) -> bool {
+        self.has_previous
+    }
+}
+
+/// Whether the agent owns a slot.
+#[must_use]
+pub fn owns_any(table: &SlotTable, agent_id: &str) -> bool {
+    let place = table.owners.iter().position(|it| it.agent_id == agent_id);
+    let place = place.and_then(|it| i32::try_from(it + 1).ok());
+    place.is_some_and(|place| table.slot_owners.contains(&place))
+}
+
+/// Whether the agent owns the tenant's slot.
 #[must_use]
 pub fn is_owner(table: &SlotTable, tenant: &TenantId, agent_id: &str) -> bool {
     let owner = slot(table, tenant).and_then(|slot| named(table, &table.slot_owners, slot));
     owner.is_some_and(|it| it.agent_id == agent_id)
 }
 
-/// Whether another agent may have earlier deliveries of the tenant.
-#[must_use]
-pub fn has_previous(table: &SlotTable, tenant: &TenantId, agent_id: &str) -> bool {
+fn has_previous(table: &SlotTable, tenant: &TenantId, agent_id: &str) -> bool {
     let previous = slot(table, tenant).and_then(|slot| named(table, &table.slot_previous, slot));
     previous.is_some_and(|it| it.agent_id != agent_id)
 }

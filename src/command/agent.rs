@@ -35,6 +35,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
+    /// On termination keep slots and what waits, for a restart, rather than hand them over.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    keep_slots: bool,
     /// The most attempts in flight at once [default: 4096].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -275,7 +275,9 @@ impl Summary {
             counts[match delivery.state() {
                 delivery::State::Succeeded => 0,
                 delivery::State::DeadLettered => 1,
-                delivery::State::Pending | delivery::State::Unspecified => 2,
+                delivery::State::Pending
+                | delivery::State::HandedOver
+                | delivery::State::Unspecified => 2,
             }] += 1;
         }
         output::line("");

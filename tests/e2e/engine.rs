@@ -2,17 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hookfleet_proto::{
-    cloudevents::{CloudEvent, CloudEventAttributeValue, cloud_event_attribute_value::Attr},
-    v1::{
-        Ordering, PublishRequest, Subscription, publisher_service_client::PublisherServiceClient,
-    },
-};
+use hookfleet_proto::v1::{PublishRequest, publisher_service_client::PublisherServiceClient};
 use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use crate::harness::{
-    api::{create_tenant, event, publish, publish_one, retries, subscribe_in_force, to},
+    api::{create_tenant, event, keyed, ordered, publish, publish_one, subscribe_in_force, to},
     eventually,
     process::{Process, standalone},
     receiver::Receiver,
@@ -33,16 +28,17 @@ async fn events_of_a_key_arrive_in_order_over_failures_and_a_kill() {
     });
     let server = standalone(dir.path());
     create_tenant(&server.channel(), "acme").await;
-    let wanted = Subscription {
-        ordering: Ordering::ByPartitionKey.into(),
-        retry_policy: retries(&[1; 30]),
-        ..to(receiver.url("ordered"))
-    };
+    let wanted = ordered(to(receiver.url("ordered")));
     subscribe_in_force(&server.channel(), "acme", "ordered", wanted).await;
     for number in 0..EACH {
         for key in 0..KEYS {
             let id = format!("{key}-{number}");
-            publish_one(&server.channel(), "acme", keyed(&id, &format!("key {key}"))).await;
+            publish_one(
+                &server.channel(),
+                "acme",
+                keyed(event(&id, "a.b", "{}"), &format!("key {key}")),
+            )
+            .await;
         }
     }
     server.kill();
@@ -151,15 +147,6 @@ async fn publish_until_accepted(channel: Channel, number: usize) {
             .and_then(|it| it.retry_delay);
         tokio::time::sleep(advice.expect("advice")).await;
     }
-}
-
-fn keyed(id: &str, key: &str) -> CloudEvent {
-    let mut event = event(id, "a.b", "{}");
-    let value = CloudEventAttributeValue {
-        attr: Some(Attr::CeString(key.to_owned())),
-    };
-    event.attributes.insert("partitionkey".to_owned(), value);
-    event
 }
 
 impl Process {

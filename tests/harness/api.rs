@@ -6,8 +6,8 @@ use hookfleet_proto::{
     },
     v1::{
         CreateSubscriptionRequest, CreateTenantRequest, Delivery, GetSubscriptionRequest,
-        ListDeliveriesRequest, PublishRequest, Receipt, RetryPolicy, Subscription, Tenant,
-        delivery_service_client::DeliveryServiceClient, publish_result,
+        ListDeliveriesRequest, Ordering, PublishRequest, Receipt, RetryPolicy, Subscription,
+        Tenant, delivery_service_client::DeliveryServiceClient, publish_result,
         publisher_service_client::PublisherServiceClient, retry_policy, subscription,
         subscription_service_client::SubscriptionServiceClient,
         tenant_service_client::TenantServiceClient,
@@ -105,6 +105,15 @@ pub fn to(callback_url: String) -> Subscription {
     }
 }
 
+/// The subscription, with events of a key in order, and failures tried again each second.
+pub fn ordered(subscription: Subscription) -> Subscription {
+    Subscription {
+        ordering: Ordering::ByPartitionKey.into(),
+        retry_policy: retries(&[1; 30]),
+        ..subscription
+    }
+}
+
 /// Retries after these many seconds.
 pub fn retries(seconds: &[i64]) -> Option<RetryPolicy> {
     let delays = seconds
@@ -131,6 +140,15 @@ pub fn event(id: &str, event_type: &str, data: &str) -> CloudEvent {
         attributes: [("datacontenttype".to_owned(), text("application/json"))].into(),
         data: Some(cloud_event::Data::TextData(data.to_owned())),
     }
+}
+
+/// The event with a partition key.
+pub fn keyed(mut event: CloudEvent, key: &str) -> CloudEvent {
+    let key = CloudEventAttributeValue {
+        attr: Some(Attr::CeString(key.to_owned())),
+    };
+    event.attributes.insert("partitionkey".to_owned(), key);
+    event
 }
 
 /// Publishes events.

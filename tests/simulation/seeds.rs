@@ -1,5 +1,5 @@
 //! Five hundred small worlds in which everything happens: receivers of all kinds, partitions, rates,
-//! suspensions, deletions, changes of endpoints, crashes. What [`World`] checks at every step holds in
+//! suspensions, deletions, changes of endpoints, slots that leave, crashes. What [`World`] checks at every step holds in
 //! all of them, and in the end nothing is left.
 
 use std::{
@@ -76,6 +76,7 @@ fn live(seed: u64) {
             }
             80..82 => world.end(subscriber),
             82..84 => world.restart(),
+            84..87 => world.leave(&format!("t{}", subscriber % 4)),
             _ => {}
         }
         let millis = world.rng.random_range(0..2_000);
@@ -98,7 +99,8 @@ fn live(seed: u64) {
         assert!(at < end, "{} are left after a month", world.n_open());
         world.run_until(at);
     }
-    assert_eq!(world.n_accepted, world.n_succeeded + world.n_dead);
+    let n_over = world.n_succeeded + world.n_dead + world.n_handed_over;
+    assert_eq!(world.n_accepted, n_over);
     let counts = world.core.counts();
     assert_eq!((counts.n_waiting, counts.n_in_flight), (0, 0));
     assert_eq!((counts.n_in_memory, counts.bytes_in_flight), (0, 0));

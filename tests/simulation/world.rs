@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -76,6 +76,7 @@ enum Where {
     Core,
     Disk,
     Flight,
+    Elsewhere,
 }
 
 /// The core and everything around it.
@@ -89,6 +90,7 @@ pub(crate) struct World {
     pub(crate) n_accepted: u64,
     pub(crate) n_succeeded: u64,
     pub(crate) n_dead: u64,
+    pub(crate) n_handed_over: u64,
     pub(crate) n_in_flight: usize,
     pub(crate) permits: usize,
     by_uid: HashMap<Uid, usize>,
@@ -96,6 +98,8 @@ pub(crate) struct World {
     disk: BTreeMap<QueueId, BTreeMap<(Timestamp, DeliveryId), Waiting>>,
     flights: BinaryHeap<Reverse<(Timestamp, DeliveryId)>>,
     attempts: HashMap<DeliveryId, (Attempt, Answer, Timestamp)>,
+    /// What another agent has been given and has not answered for.
+    given: VecDeque<(QueueId, Vec<Waiting>)>,
     policy: Arc<Policy>,
 }
 
@@ -123,6 +127,7 @@ impl World {
             n_accepted: 0,
             n_succeeded: 0,
             n_dead: 0,
+            n_handed_over: 0,
             n_in_flight: 0,
             permits,
             by_uid: HashMap::new(),
@@ -130,6 +135,7 @@ impl World {
             disk: BTreeMap::new(),
             flights: BinaryHeap::new(),
             attempts: HashMap::new(),
+            given: VecDeque::new(),
             policy: Arc::new(Policy::default()),
         }
     }
@@ -207,12 +213,33 @@ impl World {
         self.perform();
     }
 
+    /// A tenant's slot has moved.
+    pub(crate) fn leave(&mut self, tenant: &str) {
+        let tenants = [tenant.parse().unwrap()].into();
+        self.core.handle_leaving(&tenants, self.now);
+        self.perform();
+    }
+
+    /// The other agent answers, and has mostly taken what it was given.
+    fn answer_given(&mut self) {
+        let Some((queue, lot)) = self.given.pop_front() else {
+            return;
+        };
+        for waiting in &lot {
+            self.open.get_mut(&waiting.delivery).unwrap().place = Where::Core;
+        }
+        let is_taken = self.rng.random::<f64>() < 0.7;
+        self.core.handle_handed(queue, lot, is_taken, self.now);
+        self.perform();
+    }
+
     /// A crash: attempts in flight are forgotten, and everything that is not over comes back.
     pub(crate) fn restart(&mut self) {
         let hints: Hints = self.core.hints(self.now);
         self.core = Core::new(self.permits, u64::MAX);
         self.core.handle_hints(hints);
         self.flights.clear();
+        self.given.clear();
         self.n_in_flight = 0;
         for it in &mut self.subscribers {
             it.in_flight = 0;
@@ -266,7 +293,8 @@ impl World {
     /// When the next thing happens by itself.
     pub(crate) fn next_at(&self) -> Option<Timestamp> {
         let flight = self.flights.peek().map(|Reverse((at, _))| *at);
-        [flight, self.core.poll_timeout()]
+        let given = self.given.front().map(|_| self.now);
+        [flight, given, self.core.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -278,6 +306,7 @@ impl World {
             && at <= until
         {
             self.now = at.max(self.now);
+            self.answer_given();
             if let Some(&Reverse((at, delivery))) = self.flights.peek()
                 && at <= self.now
             {
@@ -339,6 +368,17 @@ impl World {
                 until,
                 limit,
             } => self.load(queue, until, limit),
+            Command::HandOver { queue, lot } => {
+                let it = &self.subscribers[self.by_uid[&queue.subscription]];
+                assert!(it.in_flight == 0 && !it.ended, "{it:?}");
+                assert!(!self.given.iter().any(|(given, _)| *given == queue));
+                for waiting in &lot {
+                    let open = self.open.get_mut(&waiting.delivery).unwrap();
+                    assert_eq!(open.place, Where::Core);
+                    open.place = Where::Elsewhere;
+                }
+                self.given.push_back((queue, lot));
+            }
             Command::Settle { delivery, end, .. } => {
                 let open = self.open.remove(&delivery);
                 let open = open.unwrap_or_else(|| panic!("{delivery} ended twice"));
@@ -346,6 +386,7 @@ impl World {
                 match end {
                     End::Succeeded => self.n_succeeded += 1,
                     End::DeadLettered(_) => self.n_dead += 1,
+                    End::HandedOver => self.n_handed_over += 1,
                 }
                 self.attempts.remove(&delivery);
             }

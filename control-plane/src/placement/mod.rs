@@ -37,7 +37,7 @@ pub(crate) struct Problem {
 pub(crate) struct Member {
     /// Where it takes events.
     pub(crate) address: String,
-    /// Its share of the slots, beside the weights of others.
+    /// Its share of the slots, beside the weights of others; 0 if it is to have none.
     pub(crate) weight: u32,
     /// What it still has of slots that it does not own, as it last said.
     pub(crate) leftovers: Leftovers,
@@ -50,8 +50,8 @@ pub(crate) fn solve(problem: &Problem, last: &SlotTable) -> Option<SlotTable> {
         let is_over = |agent: &mut AgentId| !problem.holds(agent, slot, last.version);
         placed.previous.take_if(is_over);
     }
-    if !problem.agents.is_empty() {
-        // Without agents a lost owner stays: when it comes back it still has what waits there.
+    if problem.agents.values().any(|it| it.weight > 0) {
+        // Without agents that take slots a lost owner stays: when it comes back it still has what waits there.
         for placed in &mut placed {
             placed
                 .owner

@@ -8,7 +8,7 @@ use hookfleet_contract::name::AgentId;
 
 use super::Member;
 
-/// Shares `n_slots` out over the agents by weight. What does not divide goes to those that have it already, so that
+/// Shares `n_slots` out over the agents by weight, which some agent must have. What does not divide goes to those that have it already, so that
 /// nothing moves for the sake of a fraction; then to those that miss most of a slot.
 pub(super) fn quotas<'a>(
     n_slots: usize,
@@ -34,5 +34,5 @@ pub(super) fn quotas<'a>(
 }
 
 fn weight(member: &Member) -> usize {
-    usize::try_from(member.weight.max(1)).unwrap_or(1)
+    usize::try_from(member.weight).unwrap_or(usize::MAX)
 }

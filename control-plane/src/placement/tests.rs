@@ -169,6 +169,21 @@ fn an_agent_that_is_away_keeps_its_slots_until_it_is_lost() {
 }
 
 #[test]
+fn an_agent_that_drains_gives_everything_away_if_anybody_takes_it() {
+    let before = solve(&equal(0..3), &SlotTable::default()).unwrap();
+    let mut draining = settled(equal(0..3), &before);
+    draining.agents.get_mut(&id(2)).unwrap().weight = 0;
+    let after = solve(&draining, &before).unwrap();
+    assert_eq!(n_moved(&before, &after), counts(&before)["a2"]);
+    assert_eq!(counts(&after).get("a2"), None);
+    for member in draining.agents.values_mut() {
+        member.weight = 0;
+    }
+    let after = settle(&draining, after);
+    assert_eq!(solve(&settled(draining, &after), &after), None);
+}
+
+#[test]
 fn a_new_address_is_no_new_owner() {
     let table = solve(&equal([1]), &SlotTable::default()).unwrap();
     let mut moved = settled(equal([1]), &table);

@@ -8,7 +8,7 @@ use hookfleet_proto::fleet::StoredAgent;
 use prost::Message as _;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -18,8 +18,10 @@ use crate::{
 
 /// How long a note outlives its session.
 const LIFE: Duration = Duration::from_secs(15);
-/// Between renewals. It also bounds how often progress is noted.
+/// Between renewals.
 const PERIOD: Duration = Duration::from_secs(5);
+/// Between notes. Slots that move wait for them.
+const LEAST: Duration = Duration::from_millis(250);
 /// Between attempts while the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -83,10 +85,15 @@ impl Presence {
         self.lease = Some(lease);
         loop {
             self.write(lease).await?;
-            while !self.agent.has_changed().unwrap_or(false) {
-                sleep(PERIOD).await;
+            let written = Instant::now();
+            while timeout(PERIOD, self.agent.changed()).await.is_err() {
                 self.store.keep_alive(lease).await?;
             }
+            // A note that changes all the time is written now and then.
+            sleep_until(written + LEAST).await;
+            // A change that was seen is still to be written.
+            self.agent.mark_changed();
+            self.store.keep_alive(lease).await?;
         }
     }
 

@@ -161,6 +161,7 @@ impl Server {
             write_time: Some(self.api.clock.now().into()),
             weight: hello.weight,
             leftovers: None,
+            draining: false,
         });
         let (told, answers) = mpsc::channel(OUTBOUND);
         let connection = Connection {
@@ -346,9 +347,11 @@ impl Connection {
             self.session.handle_leftovers(leftovers);
         }
         self.noted.send_if_modified(|noted| {
-            let is_new = noted.leftovers != heartbeat.leftovers;
+            let is_new =
+                noted.leftovers != heartbeat.leftovers || noted.draining != heartbeat.draining;
             if is_new {
                 noted.leftovers.clone_from(&heartbeat.leftovers);
+                noted.draining = heartbeat.draining;
                 noted.write_time = Some(now.into());
             }
             is_new

@@ -22,7 +22,7 @@ use crate::{
     ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused},
     journal,
     relay::{self, Relay},
-    slots::Admission,
+    slots::{Admission, Owner},
 };
 
 /// The most events of one request: what fits a group commit several times over.
@@ -88,13 +88,34 @@ impl Publisher {
         let name = tenant(parent)?;
         match self.ingest.admit(&name.tenant).map_err(refused)? {
             Admitted::Here(admission) => Ok(self.publish_here(&admission, &name, events).await?),
-            Admitted::There(owner) => {
-                let parent = parent.to_owned();
-                let request = PublishRequest { parent, events };
-                let answer = self.relay.forward(&owner, request).await;
-                Ok(answer.map_err(|error| not_forwarded(error, &name))?.results)
+            Admitted::There(owner) => self.publish_there(&owner, &name, events).await,
+        }
+    }
+
+    /// Publishes at the owner of the slot, or, while that is out of reach, keeps the events for it.
+    async fn publish_there(
+        &self,
+        owner: &Owner,
+        name: &TenantName,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<PublishResult>, Status> {
+        let slot = self.ingest.slots.slot(&name.tenant);
+        let has_key = |event: &CloudEvent| event.attributes.contains_key("partitionkey");
+        // Nothing with a key goes past what waits already.
+        let waits = slot.is_some_and(|slot| self.ingest.parked.has(slot));
+        if !(waits && events.iter().any(has_key)) {
+            let request = PublishRequest {
+                parent: name.to_string(),
+                events: events.clone(),
+            };
+            match self.relay.forward(owner, request).await {
+                Ok(answer) => return Ok(answer.results),
+                Err(relay::Error::Refused(status)) => return Err(status),
+                Err(relay::Error::OutOfReach) => {}
             }
         }
+        let results = self.ingest.park(&name.tenant, events).await;
+        Ok(results.map_err(refused)?.into_iter().map(result).collect())
     }
 
     /// Publishes into this agent's journal.
@@ -224,16 +245,6 @@ pub(super) fn tenant(parent: &str) -> Result<TenantName, ApiError> {
     parsed.map_err(|error: hookfleet_contract::name::Error| {
         ApiError::invalid_field("parent", error.to_string())
     })
-}
-
-fn not_forwarded(error: relay::Error, tenant: &TenantName) -> Status {
-    match error {
-        relay::Error::OutOfReach => {
-            let message = format!("the agent that takes the events of {tenant} is out of reach");
-            ApiError::unavailable("OWNER_UNREACHABLE", message, OVERLOAD_PAUSE).into()
-        }
-        relay::Error::Refused(status) => status,
-    }
 }
 
 pub(super) fn refused(refused: Refused) -> ApiError {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use hookfleet_contract::name::TenantName;
 use hookfleet_gateway::status::ApiError;
 use hookfleet_proto::{
-    fleet::{ForwardRequest, relay_service_server::RelayService},
+    fleet::{
+        ForwardRequest, HandOverRequest, HandOverResponse, relay_service_server::RelayService,
+    },
     v1::{PublishRequest, PublishResponse},
 };
 use tokio::time::timeout;
@@ -14,6 +16,7 @@ use tonic::{Request, Response, Status};
 use super::publisher::Publisher;
 use crate::{
     ingest::{Admitted, OVERLOAD_PAUSE},
+    relay::taking::taken,
     slots::Admission,
 };
 
@@ -62,5 +65,32 @@ impl RelayService for Relayed {
         let admission = self.admit(&name, slot_table_version).await?;
         let results = self.0.publish_here(&admission, &name, events).await?;
         Ok(Response::new(PublishResponse { results }))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<HandOverRequest>,
+    ) -> Result<Response<HandOverResponse>, Status> {
+        let HandOverRequest {
+            events,
+            slot_table_version,
+        } = request.into_inner();
+        self.0.check_open()?;
+        let mut admissions = Vec::new();
+        let mut accepted = Vec::with_capacity(events.len());
+        for (number, event) in events.into_iter().enumerate() {
+            let event = taken(event).map_err(|field| {
+                let field = format!("events[{number}].{field}");
+                ApiError::invalid_field(field, "is not as it must be")
+            })?;
+            let tenant = TenantName {
+                tenant: event.tenant.clone(),
+            };
+            admissions.push(self.admit(&tenant, slot_table_version).await?);
+            accepted.push(event);
+        }
+        let appended = self.0.ingest().journal.append_all(accepted).await;
+        appended.map_err(|error| super::publisher::journal_error(&error))?;
+        Ok(Response::new(HandOverResponse {}))
     }
 }

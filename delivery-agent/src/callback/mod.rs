@@ -46,6 +46,8 @@ pub struct Completed {
     pub record: Option<v1::Attempt>,
     /// The event, if it could be read.
     pub event: Option<Arc<StoredEvent>>,
+    /// Nobody was called: the event was to be sent on.
+    pub is_parked: bool,
 }
 
 /// An attempt that ends before a request is made.
@@ -129,6 +131,7 @@ impl Caller {
             },
             record: Some(record),
             event: Some(stored),
+            is_parked: false,
         }
     }
 
@@ -221,6 +224,7 @@ impl Caller {
             ),
             record,
             event: unsent.event,
+            is_parked: false,
         }
     }
 }

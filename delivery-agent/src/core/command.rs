@@ -103,6 +103,13 @@ pub enum Command {
         /// Take at most this many.
         limit: usize,
     },
+    /// Give deliveries to the agent that owns their slot now, then call [`super::Core::handle_handed`].
+    HandOver {
+        /// Whose.
+        queue: QueueId,
+        /// Which, in order.
+        lot: Vec<Waiting>,
+    },
     /// The delivery is over.
     Settle {
         /// Which.
@@ -139,6 +146,8 @@ pub enum End {
     Succeeded,
     /// Given up.
     DeadLettered(DeadLetterReason),
+    /// Another agent goes on with it.
+    HandedOver,
 }
 
 /// What an attempt came to.

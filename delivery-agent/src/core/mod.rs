@@ -5,7 +5,8 @@
 //! subscription enters a [`lane`]; [`Core::poll_command`] takes it from there ([`pick`]) when there is
 //! a permit, and says [`Command::Attempt`]; [`Core::handle_finished`] learns from the outcome
 //! ([`finish`]) and settles the delivery or defers it to its next attempt; a timer brings it back by
-//! [`Command::Load`] and [`Core::handle_loaded`].
+//! [`Command::Load`] and [`Core::handle_loaded`]. If its slot has moved, it goes to the new owner
+//! ([`leave`]).
 //!
 //! What keeps an attempt from starting, from the inside out: the delivery's time, the subscription's
 //! window, rate and [`breaker`], a pause its receiver asked for, the [`endpoint`] (out of reach, or
@@ -13,7 +14,8 @@
 //! that wants to start waits in exactly one place for the first of these.
 //!
 //! **Invariants:** permits taken = attempts in flight ≤ the limit; attempts of a subscription in
-//! flight ≤ its window; every accepted delivery is in exactly one place (head, in flight, on disk)
+//! flight ≤ its window; every accepted delivery is in exactly one place (head, in flight, on
+//! disk, being handed over)
 //! until its [`Command::Settle`]; a subscription without deliveries costs nothing but a bounded memory
 //! of its health.
 
@@ -24,6 +26,7 @@ mod endpoint;
 mod finish;
 mod health;
 mod lane;
+mod leave;
 mod pick;
 mod queue;
 mod rate;
@@ -37,7 +40,9 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use hookfleet_contract::{id::DeliveryId, name::TenantId, retry::Progress, time::Timestamp};
+use hookfleet_contract::{
+    id::DeliveryId, name::TenantId, partition::UNORDERED, retry::Progress, time::Timestamp,
+};
 use hookfleet_proto::v1::DeadLetterReason;
 use rustc_hash::FxBuildHasher;
 
@@ -166,7 +171,8 @@ impl Core {
         } else {
             let roomy = self.n_in_memory < HEADS_MAX;
             let place = subscription.queue(queue.partition);
-            if place.takes(now, roomy) {
+            let is_due = waiting.due <= now || queue.partition != UNORDERED;
+            if is_due && place.takes(now, roomy) {
                 place.head.push_back(waiting);
                 self.n_in_memory += 1;
                 subscription.sort(queue.partition, now);

@@ -32,6 +32,8 @@ pub(crate) struct Queue {
     pub(crate) next_due: Option<Timestamp>,
     /// A load is under way. What is deferred meanwhile may not be in its answer.
     pub(crate) loading: bool,
+    /// Some of it is being handed over.
+    pub(crate) handing: bool,
     /// In which list of its subscription's partitions it is.
     pub(crate) listed: Listed,
 }
@@ -56,6 +58,7 @@ impl Queue {
             n_deferred: 0,
             next_due: None,
             loading: false,
+            handing: false,
             listed: Listed::Nowhere,
         }
     }
@@ -118,9 +121,26 @@ impl Queue {
         }
     }
 
+    /// Takes the first deliveries out of the head: at most `n`, of at most so many bytes, but one at least.
+    pub(crate) fn take_lot(&mut self, n: usize, bytes: u64) -> Vec<Waiting> {
+        let mut room = bytes;
+        let fits = |it: &&Waiting| {
+            let left = room.checked_sub(it.bytes.into());
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let n_fitting = self.head.iter().take(n).take_while(fits).count();
+        let n_taken = n_fitting.max(1).min(self.head.len());
+        self.head.drain(..n_taken).collect()
+    }
+
     /// Whether it holds nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.in_flight == 0 && self.n_deferred == 0 && !self.loading
+        self.head.is_empty()
+            && self.in_flight == 0
+            && self.n_deferred == 0
+            && !self.loading
+            && !self.handing
     }
 
     /// Whether anything waits.

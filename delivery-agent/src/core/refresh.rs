@@ -36,6 +36,7 @@ impl Core {
         }
         let review_at = self.review(key, is_blocked, now);
         self.fill(key, is_blocked, now);
+        self.hand_over(key, now);
         self.alarm(key, [wake_at, review_at].into_iter().flatten().min());
         if self.tables.subscriptions[key].is_over() {
             self.alarm(key, None);
@@ -49,7 +50,7 @@ impl Core {
         let subscription = &mut self.tables.subscriptions[key];
         let until = match subscription.phase {
             Phase::Unknown => return,
-            Phase::Live(_) if is_blocked => return,
+            Phase::Live(_) if is_blocked || subscription.leaving => return,
             Phase::Live(_) => now,
             Phase::Ended => ALWAYS,
         };

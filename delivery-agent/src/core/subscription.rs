@@ -38,6 +38,8 @@ pub(crate) struct Subscription {
     /// The timer that is set, if any.
     pub(crate) timer: Option<Timestamp>,
     pub(crate) review: Review,
+    /// Its deliveries are to go on at another agent.
+    pub(crate) leaving: bool,
 }
 
 /// Whether there is a subscription behind the deliveries.
@@ -120,6 +122,7 @@ impl Subscription {
             place: Place::Nowhere,
             timer: None,
             review: Review::Off,
+            leaving: false,
         }
     }
 
@@ -128,6 +131,9 @@ impl Subscription {
         let Phase::Live(Live { settings, .. }) = &self.phase else {
             return Some(Obstacle::Itself(None));
         };
+        if self.leaving {
+            return Some(Obstacle::Itself(None));
+        }
         if settings.suspended {
             return Some(Obstacle::Receiver(None));
         }

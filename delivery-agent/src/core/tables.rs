@@ -3,7 +3,10 @@
 //!
 //! **Invariant:** a number is given to another only when nothing refers to it any more.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use hookfleet_contract::{name::TenantId, time::Timestamp};
 use rustc_hash::FxBuildHasher;
@@ -66,6 +69,18 @@ impl Tables {
         let all = self.subscriptions.iter();
         let unknown = all.filter(|(_, it)| matches!(it.phase, Phase::Unknown));
         unknown.map(|(key, _)| key).collect()
+    }
+
+    /// The subscriptions of these tenants that are not leaving yet.
+    pub(super) fn of(&self, tenants: &BTreeSet<TenantId>) -> Vec<usize> {
+        let is_of = |it: &Subscription| {
+            let live = it.phase.live();
+            !it.leaving && live.is_some_and(|it| tenants.contains(&it.settings.tenant))
+        };
+        let all = self.subscriptions.iter();
+        all.filter(|(_, it)| is_of(it))
+            .map(|(key, _)| key)
+            .collect()
     }
 
     /// Those that have deliveries.

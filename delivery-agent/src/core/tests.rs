@@ -133,6 +133,75 @@ fn what_the_head_cannot_hold_goes_to_disk_in_order() {
 }
 
 #[test]
+fn what_leaves_is_handed_over_once_nothing_is_in_flight() {
+    let mut rig = Rig::new();
+    for seq in 1..=3 {
+        rig.accept(A, seq);
+    }
+    assert_eq!(rig.commands(), [attempt(A, 1, 0)]);
+    rig.leave();
+    assert_eq!(rig.commands(), [], "an attempt is in flight");
+    rig.finish(1, status(500));
+    let due = T0 + Duration::from_secs(5);
+    let lot = [2, 3].map(|seq| waiting(seq, progress(0, 0))).to_vec();
+    let expected = [defer(A, 1, 1, due), hand_over(A, &lot)];
+    assert_eq!(rig.commands(), expected);
+    rig.accept(A, 4);
+    assert_eq!(rig.commands(), [], "one lot at a time");
+
+    let handed = |seq| settle(seq, 0, 0, End::HandedOver);
+    rig.core.handle_handed(queue(A), lot, true, rig.now);
+    let lot = vec![waiting(4, progress(0, 0))];
+    let expected = [handed(2), handed(3), hand_over(A, &lot)];
+    assert_eq!(rig.commands(), expected);
+    rig.core.handle_handed(queue(A), lot, true, rig.now);
+    let ever = Timestamp(u64::MAX);
+    assert_eq!(rig.commands(), [handed(4), load(A, ever)]);
+    let lot = vec![waiting(1, progress(1, 1))];
+    rig.load(A, lot.clone());
+    assert_eq!(rig.commands(), [hand_over(A, &lot)]);
+    rig.core.handle_handed(queue(A), lot, true, rig.now);
+    assert_eq!(rig.commands(), [settle(1, 1, 1, End::HandedOver)]);
+    assert_eq!(rig.core.counts(), Counts::default());
+    assert!(!rig.core.has(&A));
+}
+
+#[test]
+fn what_cannot_be_handed_over_goes_on_here() {
+    let mut rig = Rig::new();
+    rig.suspended = true;
+    rig.accept(A, 1);
+    rig.accept_in(B, 7, 2);
+    rig.accept_in(B, 7, 3);
+    rig.leave();
+    assert_eq!(rig.commands().len(), 2);
+    rig.suspended = false;
+    rig.tell(A);
+    rig.tell(B);
+    assert_eq!(rig.commands(), []);
+
+    let plain = waiting(1, progress(0, 0));
+    rig.core
+        .handle_handed(queue(A), vec![plain], false, rig.now);
+    let taken_back = Command::Defer {
+        queue: queue(A),
+        waiting: plain,
+        failed: false,
+    };
+    assert_eq!(rig.commands(), [taken_back, load(A, T0)]);
+    rig.core.handle_loaded(queue(A), vec![plain], None, rig.now);
+    assert_eq!(rig.commands(), [attempt(A, 1, 0)]);
+
+    let partition = QueueId {
+        subscription: B,
+        partition: 7,
+    };
+    let serial = [2, 3].map(|seq| waiting(seq, progress(0, 0))).to_vec();
+    rig.core.handle_handed(partition, serial, false, rig.now);
+    assert_eq!(rig.commands(), [attempt(B, 2, 0)], "in order");
+}
+
+#[test]
 fn a_suspended_subscription_waits_and_a_resumed_one_goes_on() {
     let mut rig = Rig::new();
     rig.suspended = true;
@@ -505,6 +574,12 @@ impl Rig {
             .handle_subscription(subscription, settings, self.now);
     }
 
+    /// Everything is to go on elsewhere.
+    fn leave(&mut self) {
+        let tenants = [self.tenant.parse().unwrap()].into();
+        self.core.handle_leaving(&tenants, self.now);
+    }
+
     fn recover(&mut self, subscription: Uid, n: u64) {
         self.core
             .handle_recovered(queue(subscription), n, self.now, self.now);
@@ -648,6 +723,13 @@ fn load(subscription: Uid, until: Timestamp) -> Command {
         queue: queue(subscription),
         until,
         limit: LOAD_MAX,
+    }
+}
+
+fn hand_over(subscription: Uid, lot: &[Waiting]) -> Command {
+    Command::HandOver {
+        queue: queue(subscription),
+        lot: lot.to_vec(),
     }
 }
 

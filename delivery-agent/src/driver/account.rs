@@ -14,13 +14,14 @@ use crate::{
     clock::Clock,
     core::{End, Finished},
     history::{History, Report},
-    journal::{Outcome, Standing, StoredEvent},
+    journal::{Journal, Origin, Outcome, Standing, StoredEvent},
 };
 
 /// Keeps account.
 #[derive(Debug)]
 pub(super) struct Account {
     history: History,
+    journal: Journal,
     clock: Clock,
     /// Attempts whose meaning the core has not told yet.
     untold: HashMap<DeliveryId, Attempted>,
@@ -30,12 +31,14 @@ pub(super) struct Account {
 struct Attempted {
     record: Option<v1::Attempt>,
     event: Option<Arc<StoredEvent>>,
+    is_parked: bool,
 }
 
 impl Account {
-    pub(super) fn new(history: History, clock: Clock) -> Self {
+    pub(super) fn new(history: History, journal: Journal, clock: Clock) -> Self {
         Self {
             history,
+            journal,
             clock,
             untold: HashMap::new(),
         }
@@ -48,7 +51,9 @@ impl Account {
 
     /// An event was accepted.
     pub(super) fn accepted(&self, event: &Arc<StoredEvent>) {
-        self.history.accepted(Arc::clone(event));
+        if event.origin != Origin::Parked {
+            self.history.accepted(Arc::clone(event));
+        }
     }
 
     /// An attempt is over; what it means follows.
@@ -56,6 +61,7 @@ impl Account {
         let attempted = Attempted {
             record: completed.record,
             event: completed.event,
+            is_parked: completed.is_parked,
         };
         self.untold.insert(completed.finished.delivery, attempted);
         completed.finished
@@ -71,19 +77,28 @@ impl Account {
         let standing = match end {
             End::Succeeded => Standing::Succeeded,
             End::DeadLettered(reason) => Standing::DeadLettered(reason),
+            End::HandedOver => Standing::HandedOver,
         };
         self.tell(delivery, progress, standing);
     }
 
     fn tell(&mut self, delivery: DeliveryId, progress: Progress, standing: Standing) {
         let attempted = self.untold.remove(&delivery).unwrap_or_default();
+        let outcome = Outcome {
+            delivery,
+            progress,
+            standing,
+            at: self.clock.now(),
+        };
+        if attempted.is_parked {
+            // People are told by the owner; and how often it was tried is of no use to anybody.
+            if outcome.standing.is_settled() {
+                self.journal.record(outcome);
+            }
+            return;
+        }
         self.history.record(Report {
-            outcome: Outcome {
-                delivery,
-                progress,
-                standing,
-                at: self.clock.now(),
-            },
+            outcome,
             attempt: attempted.record,
             event: attempted.event,
         });

@@ -29,6 +29,7 @@ pub(super) enum Input {
     Effects(Vec<Effect>),
     AllKnown,
     Tenants(Asked),
+    Leave(BTreeSet<TenantId>),
 }
 
 /// A question that is answered once all events before `next_seq` have been handed to the core.
@@ -76,6 +77,11 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Tenants(Asked { next_seq, reply })).await;
         answer.await.ok()?
+    }
+
+    /// Tells that the deliveries of these tenants are to go on at other agents.
+    pub async fn leave(&self, tenants: BTreeSet<TenantId>) {
+        self.tell(Input::Leave(tenants)).await;
     }
 
     /// How much there is to do.

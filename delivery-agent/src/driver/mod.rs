@@ -9,7 +9,9 @@ mod perform;
 
 use std::{future::ready, sync::Arc, time::Duration};
 
-use hookfleet_contract::{id::DeliveryId, retry::Progress, subscription::Subscription};
+use hookfleet_contract::{
+    id::DeliveryId, retry::Progress, subscription::Subscription, time::Timestamp,
+};
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
     sync::mpsc,
@@ -25,6 +27,11 @@ use crate::{
     directory::{Directory, Effect},
     history::History,
     journal::{self, Deferred, Recovered, StoredEvent},
+    relay::{
+        courier::Courier,
+        handover::{Handed, Lot},
+        parking::{self, PARKED},
+    },
 };
 
 pub use handle::Handle;
@@ -41,6 +48,8 @@ const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 /// completions never wait long, however many subscriptions an event has.
 const ACCEPTED_BATCH: usize = 256;
 const DELIVERIES_BATCH: usize = 1024;
+/// While another agent cannot take what it is given, we go on with it for so long.
+const LEAVE_PAUSE: Duration = Duration::from_secs(5);
 /// How often what was learnt of receivers is written down.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// The most bytes of events in flight: each is in memory twice, as an event and as a body.
@@ -61,6 +70,10 @@ pub struct Config {
     pub directory: Directory,
     /// Makes attempts.
     pub caller: Caller,
+    /// Sends parked events on.
+    pub courier: Courier,
+    /// Where lots go that are to be handed over, and where they come back.
+    pub handovers: (mpsc::UnboundedSender<Lot>, mpsc::UnboundedReceiver<Handed>),
     /// Where what is learnt of receivers is kept.
     pub hints: hints::Store,
     /// The time.
@@ -101,6 +114,7 @@ pub struct Driver {
     clock: Clock,
     directory: Directory,
     caller: Caller,
+    courier: Courier,
     account: Account,
     disk_queue: DiskQueue,
     accepted: mpsc::Receiver<Arc<StoredEvent>>,
@@ -120,6 +134,10 @@ pub struct Driver {
         mpsc::UnboundedReceiver<Reviewed>,
     ),
     loaded: mpsc::UnboundedReceiver<Result<Loaded, journal::Error>>,
+    lots: mpsc::UnboundedSender<Lot>,
+    handed: mpsc::UnboundedReceiver<Handed>,
+    /// Nobody leaves before this, because the other agent could not take what it was given.
+    leave_after: Timestamp,
     inputs: mpsc::Receiver<Input>,
     suspensions: mpsc::UnboundedSender<(Arc<Subscription>, SuspendReason)>,
     counts: Arc<SharedCounts>,
@@ -143,6 +161,7 @@ impl Driver {
     ) -> Result<(Self, Handle), Error> {
         let (loaded_sender, loaded) = mpsc::unbounded_channel();
         let disk_queue = DiskQueue::start(config.deferred, loaded_sender).map_err(Error::Thread)?;
+        let (lots, handed) = config.handovers;
         let (handle, inputs, counts) = Handle::new();
         let mut core = Core::new(config.max_in_flight, MAX_BYTES_IN_FLIGHT);
         let now = config.clock.now();
@@ -155,8 +174,9 @@ impl Driver {
             core,
             clock: config.clock,
             directory: config.directory,
+            account: Account::new(config.history, config.caller.journal.clone(), config.clock),
             caller: config.caller,
-            account: Account::new(config.history, config.clock),
+            courier: config.courier,
             disk_queue,
             accepted: config.accepted,
             accepting: Vec::with_capacity(ACCEPTED_BATCH),
@@ -166,6 +186,9 @@ impl Driver {
             completions: mpsc::unbounded_channel(),
             reviews: mpsc::unbounded_channel(),
             loaded,
+            lots,
+            handed,
+            leave_after: Timestamp::default(),
             inputs,
             suspensions: config.suspensions,
             counts,
@@ -175,6 +198,9 @@ impl Driver {
             drain_timeout: config.drain_timeout,
         };
         driver.handle_input(Input::Effects(known));
+        if let Some(settings) = parking::settings() {
+            driver.core.handle_subscription(PARKED, settings, now);
+        }
         Ok((driver, handle))
     }
 
@@ -198,6 +224,7 @@ impl Driver {
                 Some(loaded) = self.loaded.recv() => {
                     self.handle_loaded(loaded.map_err(Error::DiskQueue)?);
                 }
+                Some(handed) = self.handed.recv() => self.handle_handed(handed),
                 // A subscription that is gone must not be called again.
                 Some(input) = self.inputs.recv() => self.handle_input(input),
                 Some(reviewed) = self.reviews.1.recv() => self.handle_reviewed(&reviewed),
@@ -291,7 +318,22 @@ impl Driver {
             }
             Input::AllKnown => self.core.handle_all_known(now),
             Input::Tenants(asked) => self.asked.push(asked),
+            Input::Leave(tenants) => {
+                if now >= self.leave_after {
+                    self.core.handle_leaving(&tenants, now);
+                }
+            }
         }
+    }
+
+    fn handle_handed(&mut self, handed: Handed) {
+        let now = self.clock.now();
+        let Handed { lot, is_taken } = handed;
+        if !is_taken {
+            self.leave_after = now + LEAVE_PAUSE;
+        }
+        self.core
+            .handle_handed(lot.queue, lot.deliveries, is_taken, now);
     }
 
     /// Answers who asked about events that the core has all of by now.
@@ -324,14 +366,19 @@ impl Driver {
                 self.account.accepted(&event);
             }
             for (delivery, target) in event.deliveries().skip(self.n_handed).take(room) {
+                let stand = usize::try_from(delivery.target).ok();
+                let stand = stand.and_then(|place| event.stands.get(place));
                 let waiting = Waiting {
                     delivery,
-                    progress: Progress::default(),
+                    progress: stand.map_or(Progress::default(), |it| it.progress),
                     bytes: event.n_bytes(),
-                    due: now,
+                    due: stand.map_or(now, |it| it.due),
                 };
                 let directory = &self.directory;
-                let settings = || directory.settings(&target.uid);
+                let settings = || match target.uid {
+                    PARKED => parking::settings(),
+                    uid => directory.settings(&uid),
+                };
                 self.core
                     .handle_accepted(target.queue(), waiting, settings, now);
             }

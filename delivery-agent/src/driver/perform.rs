@@ -5,8 +5,14 @@ use std::time::Duration;
 use hookfleet_contract::{id::DeliveryId, response::Verdict, retry::Jitter, time::Timestamp};
 use hookfleet_proto::v1::DeadLetterReason;
 
+use tokio::sync::mpsc;
+
 use super::{Driver, Reviewed};
-use crate::core::{Attempt, Command, Finished, QueueId, Waiting};
+use crate::{
+    callback::Completed,
+    core::{Attempt, Command, Finished, QueueId, Waiting},
+    relay::{handover::Lot, parking::PARKED},
+};
 
 impl Driver {
     /// Performs everything the core asks for; returns the time it is left at.
@@ -25,6 +31,14 @@ impl Driver {
     }
 
     fn start(&mut self, attempt: Attempt, now: Timestamp) {
+        let completions = self.completions.0.clone();
+        if attempt.subscription == PARKED {
+            let courier = self.courier.clone();
+            self.tasks.spawn(async move {
+                end(completions, courier.carry(attempt).await);
+            });
+            return;
+        }
         let Some(subscription) = self.directory.subscription(&attempt.subscription) else {
             // Gone since the core was told of it; the word of that is on its way.
             let reason = DeadLetterReason::SubscriptionEnded;
@@ -32,12 +46,9 @@ impl Driver {
                 .handle_finished(refused(attempt, reason, now), now);
             return;
         };
-        let (caller, completions) = (self.caller.clone(), self.completions.0.clone());
+        let caller = self.caller.clone();
         self.tasks.spawn(async move {
-            let completed = caller.call(attempt, subscription).await;
-            if completions.send(completed).is_err() {
-                tracing::debug!("an attempt ended after the driver");
-            }
+            end(completions, caller.call(attempt, subscription).await);
         });
     }
 
@@ -61,6 +72,7 @@ impl Driver {
                 until,
                 limit,
             } => self.disk_queue.load(queue, until, limit),
+            Command::HandOver { queue, lot } => self.hand_over(queue, lot),
             Command::Settle {
                 delivery,
                 progress,
@@ -77,6 +89,24 @@ impl Driver {
                     tracing::debug!("the sync client has ended");
                 }
             }
+        }
+    }
+
+    fn hand_over(&mut self, queue: QueueId, deliveries: Vec<Waiting>) {
+        let now = self.clock.now();
+        let Some(subscription) = self.directory.subscription(&queue.subscription) else {
+            // Gone since the core was told of it; the word of that is on its way.
+            self.core.handle_handed(queue, deliveries, false, now);
+            return;
+        };
+        let lot = Lot {
+            subscription,
+            queue,
+            deliveries,
+        };
+        if let Err(unsent) = self.lots.send(lot) {
+            self.core
+                .handle_handed(queue, unsent.0.deliveries, false, now);
         }
     }
 
@@ -100,6 +130,12 @@ impl Driver {
                 tracing::debug!("a review ended after the driver");
             }
         });
+    }
+}
+
+fn end(completions: mpsc::UnboundedSender<Completed>, completed: Completed) {
+    if completions.send(completed).is_err() {
+        tracing::debug!("an attempt ended after the driver");
     }
 }
 

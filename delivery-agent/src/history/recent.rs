@@ -248,7 +248,8 @@ mod tests {
             webhook_id: WebhookId([0; 16]),
             accept_time: Timestamp(0),
             targets: (0..n_targets).map(|_| target()).collect(),
-            redelivery_of: None,
+            origin: crate::journal::Origin::Published,
+            stands: Vec::new(),
             event: Bytes::from(vec![0; n_bytes]),
         })
     }

@@ -90,7 +90,7 @@ impl Block {
             accept_time: event.accept_time.0,
             // What cannot be decoded has no type; that it cannot is the delivery's to say.
             event_type: Typed::decode(&*event.event).unwrap_or_default().r#type,
-            redelivery_of: event.redelivery_of.map(|it| Redelivered {
+            redelivery_of: event.origin.redelivery_of().map(|it| Redelivered {
                 seq: it.seq,
                 target: it.target,
             }),
@@ -167,6 +167,7 @@ impl Row {
             Standing::Deferred { due } => (State::Pending, due, DeadLetterReason::Unspecified),
             Standing::Succeeded => (State::Succeeded, outcome.at, DeadLetterReason::Unspecified),
             Standing::DeadLettered(reason) => (State::DeadLettered, outcome.at, reason),
+            Standing::HandedOver => (State::HandedOver, outcome.at, DeadLetterReason::Unspecified),
         };
         Self {
             place: 0,

@@ -298,7 +298,7 @@ fn place(id: DeliveryId) -> Option<usize> {
 
 /// Where the event is found. A redelivery is not where.
 fn put_event(batch: &mut OwnedWriteBatch, bucket: &Bucket, event: &StoredEvent) {
-    if event.redelivery_of.is_none() {
+    if event.origin.redelivery_of().is_none() {
         let key = key::event(event.webhook_id);
         batch.insert(&bucket.events, key, event.seq.to_be_bytes());
     }

@@ -13,6 +13,7 @@ use hookfleet_contract::{
     id::WebhookId,
     name::{EventName, TenantId},
     partition::{UNORDERED, partition_of},
+    slot::Slot,
     violation::Violations,
 };
 use hookfleet_proto::cloudevents::CloudEvent;
@@ -21,7 +22,8 @@ use prost::Message as _;
 use crate::{
     clock::Clock,
     directory::{Directory, Tenant},
-    journal::{self, Appended, Journal, NewEvent, Target},
+    journal::{self, Appended, Journal, NewEvent, Origin, Target},
+    relay::parking::{self, Parked},
     slots::{Admission, Owner, Slots},
 };
 
@@ -34,6 +36,8 @@ pub struct Ingest {
     pub directory: Directory,
     /// Who owns which slot.
     pub slots: Slots,
+    /// What waits to be sent on.
+    pub parked: Parked,
     /// Where accepted events go.
     pub journal: Journal,
     /// What an event may be.
@@ -108,30 +112,102 @@ impl Ingest {
     /// answered as a duplicate.
     pub async fn publish(
         &self,
-        _admission: &Admission,
+        admission: &Admission,
         tenant_id: &TenantId,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
+        let slot = self.slot(tenant_id)?;
+        // Nothing with a key goes past what waits already, or past what another agent has.
+        let must_wait = admission.has_previous() || self.parked.has(slot);
+        let parks = |event: &NewEvent| {
+            must_wait && event.targets.iter().any(|it| it.partition != UNORDERED)
+        };
+        self.accept(tenant_id, events, parks).await
+    }
+
+    /// Keeps a tenant's events to send them on later.
+    ///
+    /// # Errors
+    /// As [`Ingest::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Ingest::publish`].
+    pub async fn park(
+        &self,
+        tenant: &TenantId,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
+        self.accept(tenant, events, |_| true).await
+    }
+
+    /// Accepts an event that was parked here and need not be any more.
+    ///
+    /// # Errors
+    /// As [`Ingest::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Ingest::publish`].
+    pub async fn unpark(
+        &self,
+        _admission: &Admission,
+        tenant: &TenantId,
+        event: CloudEvent,
+    ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
+        self.accept(tenant, vec![event], |_| false).await
+    }
+
+    async fn accept(
+        &self,
+        tenant_id: &TenantId,
+        events: Vec<CloudEvent>,
+        parks: impl Fn(&NewEvent) -> bool,
+    ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
         let tenant = self.known(tenant_id)?;
+        let slot = self.slot(tenant_id)?;
         let mut accepted = Vec::with_capacity(events.len());
         let mut results = Vec::with_capacity(events.len());
         for event in events {
             let prepared = self.prepare(tenant_id, &tenant, event);
             results.push(prepared.map(|event| {
-                let id = event.webhook_id;
-                accepted.push(event);
-                id
+                let (id, n_targets) = (event.webhook_id, event.targets.len());
+                let is_parked = parks(&event);
+                accepted.push(if is_parked {
+                    parking::parked(event, slot)
+                } else {
+                    event
+                });
+                (id, is_parked.then_some(n_targets))
             }));
         }
-        let mut appended = self.journal.append_all(accepted).await?.into_iter();
-        let mut receipt_of = |event: WebhookId| match appended.next() {
-            Some(appended) => receipt(tenant_id, event, &appended),
-            None => unreachable!("the journal answers for each event"),
+        let n_parked = results
+            .iter()
+            .flatten()
+            .filter(|(_, it)| it.is_some())
+            .count() as u64;
+        // Counted before they are there, so that nothing slips past in between.
+        self.parked.add(slot, n_parked);
+        let appended = self.journal.append_all(accepted).await;
+        let appended = appended.inspect_err(|_| self.parked.remove(slot, n_parked))?;
+        let mut appended = appended.into_iter();
+        let mut receipt_of = |(event, parked): (WebhookId, Option<usize>)| {
+            let Some(mut appended) = appended.next() else {
+                unreachable!("the journal answers for each event");
+            };
+            if let Some(n_targets) = parked {
+                appended.n_targets = u32::try_from(n_targets).unwrap_or(u32::MAX);
+                self.parked.remove(slot, u64::from(appended.duplicate));
+            }
+            receipt(tenant_id, event, &appended)
         };
         Ok(results
             .into_iter()
             .map(|it| it.map(&mut receipt_of))
             .collect())
+    }
+
+    fn slot(&self, tenant: &TenantId) -> Result<Slot, Refused> {
+        let slot = self.slots.slot(tenant);
+        slot.ok_or_else(|| Refused::NoOwner(tenant.clone()))
     }
 
     fn known(&self, tenant: &TenantId) -> Result<Arc<Tenant>, Refused> {
@@ -163,7 +239,8 @@ impl Ingest {
             webhook_id: WebhookId::of(tenant_id, event.source(), event.id()),
             accept_time: self.clock.now(),
             targets: targets.collect(),
-            redelivery_of: None,
+            origin: Origin::Published,
+            stands: Vec::new(),
             event: event.cloud_event().encode_to_vec().into(),
         })
     }

@@ -15,7 +15,7 @@ use hookfleet_contract::{
 use super::Ingest;
 use crate::{
     history::{self, History},
-    journal::{self, Journal, NewEvent, Target},
+    journal::{self, Journal, NewEvent, Origin, Target},
 };
 
 /// Why an event is not delivered again.
@@ -92,7 +92,8 @@ async fn redeliver(
                 partition: UNORDERED,
                 subscription: delivery.subscription.clone(),
             }],
-            redelivery_of: Some(id),
+            origin: Origin::Redelivery(id),
+            stands: Vec::new(),
             event,
         })
         .await?;

@@ -65,10 +65,10 @@ impl Recent {
         generation: u64,
         older: &Older,
     ) -> Result<Option<First>, Error> {
-        if event.redelivery_of.is_some() {
+        let Some(key) = event.key() else {
             return Ok(None);
-        }
-        if let Some(&recent) = self.ids.get(&event.webhook_id)
+        };
+        if let Some(&recent) = self.ids.get(&key)
             && is_within(self.window, recent, event.accept_time)
         {
             return Ok(Some(recent));
@@ -125,12 +125,12 @@ impl Older {
 
     /// The first event with this one's id.
     pub(super) fn first(&self, event: &NewEvent) -> Result<Option<First>, Error> {
-        if event.redelivery_of.is_some() {
+        let Some(key) = event.key() else {
             return Ok(None);
-        }
+        };
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         for bucket in buckets.values().rev() {
-            if let Some(first) = bucket.get(event.webhook_id.0)?.and_then(|it| decode(&it))
+            if let Some(first) = bucket.get(key.0)?.and_then(|it| decode(&it))
                 && is_within(self.window, first, event.accept_time)
             {
                 return Ok(Some(first));

@@ -113,7 +113,7 @@ impl Lingering {
                     self.deliveries.update(key, encode(&pending));
                 }
             }
-            Standing::Succeeded | Standing::DeadLettered(_) => {
+            Standing::Succeeded | Standing::DeadLettered(_) | Standing::HandedOver => {
                 self.deliveries.remove(key);
                 self.kept.n_deliveries.fetch_sub(1, Ordering::Relaxed);
                 self.forget_event(outcome.delivery.seq)?;

@@ -62,7 +62,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use deferred::Deferred;
 pub use error::Error;
-pub use model::{Appended, NewEvent, Outcome, Standing, StoredEvent, Target};
+pub use model::{Appended, NewEvent, Origin, Outcome, Stand, Standing, StoredEvent, Target};
 pub use recovery::{Damage, PendingSummary, Recovered};
 
 use crate::clock::Clock;

@@ -22,10 +22,34 @@ pub struct NewEvent {
     pub accept_time: Timestamp,
     /// The subscriptions it matched. May be empty: then only its webhook id is of use.
     pub targets: Vec<Target>,
-    /// The delivery that it repeats, if it is a redelivery; these are never duplicates.
-    pub redelivery_of: Option<DeliveryId>,
+    /// How it came here.
+    pub origin: Origin,
     /// The encoded `CloudEvent`.
     pub event: Bytes,
+    /// Where each of its deliveries stands, if it was handed over; else empty: at the beginning.
+    pub stands: Vec<Stand>,
+}
+
+/// How an event came into this journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was published.
+    Published,
+    /// It repeats a delivery.
+    Redelivery(DeliveryId),
+    /// It was published for a slot that this agent does not own, or not alone: it waits to be sent on.
+    Parked,
+    /// Another agent had it before, and named the handover so.
+    HandedOver([u8; 16]),
+}
+
+/// Where a delivery stands that was begun elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// In its schedule.
+    pub progress: Progress,
+    /// When it may be attempted.
+    pub due: Timestamp,
 }
 
 /// One subscription that an event matched.
@@ -52,10 +76,12 @@ pub struct StoredEvent {
     pub accept_time: Timestamp,
     /// The subscriptions it matched.
     pub targets: Vec<Target>,
-    /// The delivery that it repeats, if it is a redelivery.
-    pub redelivery_of: Option<DeliveryId>,
+    /// How it came here.
+    pub origin: Origin,
     /// The encoded `CloudEvent`.
     pub event: Bytes,
+    /// Where each of its deliveries began, if it has just been handed over; else empty. Outcomes keep it.
+    pub stands: Vec<Stand>,
 }
 
 /// The answer to an append.
@@ -89,11 +115,45 @@ pub enum Standing {
     Succeeded,
     /// Given up. Settled.
     DeadLettered(DeadLetterReason),
+    /// Another agent goes on with it. Settled.
+    HandedOver,
     /// It will be attempted again.
     Deferred {
         /// When.
         due: Timestamp,
     },
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// Within the window there is one event with this key. Redeliveries have none: each is new.
+    pub(super) fn key(self, webhook_id: WebhookId) -> Option<WebhookId> {
+        match self {
+            Self::Published => Some(webhook_id),
+            Self::Redelivery(_) => None,
+            // What is parked comes again when it is sent on to ourselves.
+            Self::Parked => Some(WebhookId(webhook_id.0.map(|byte| !byte))),
+            Self::HandedOver(name) => Some(WebhookId(name)),
+        }
+    }
+
+    /// The delivery that it repeats, if it does.
+    #[must_use]
+    pub fn redelivery_of(self) -> Option<DeliveryId> {
+        match self {
+            Self::Redelivery(delivery) => Some(delivery),
+            Self::Published | Self::Parked | Self::HandedOver(_) => None,
+        }
+    }
+}
+
+// === impl NewEvent ===
+
+impl NewEvent {
+    pub(super) fn key(&self) -> Option<WebhookId> {
+        self.origin.key(self.webhook_id)
+    }
 }
 
 // === impl StoredEvent ===
@@ -107,8 +167,9 @@ impl StoredEvent {
             webhook_id: new.webhook_id,
             accept_time: new.accept_time,
             targets: new.targets,
-            redelivery_of: new.redelivery_of,
+            origin: new.origin,
             event: new.event,
+            stands: new.stands,
         }
     }
 
@@ -125,6 +186,10 @@ impl StoredEvent {
     #[must_use]
     pub fn n_bytes(&self) -> u32 {
         u32::try_from(self.event.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn key(&self) -> Option<WebhookId> {
+        self.origin.key(self.webhook_id)
     }
 
     /// How many subscriptions it matched.
@@ -154,7 +219,7 @@ impl Standing {
     #[must_use]
     pub fn is_settled(self) -> bool {
         match self {
-            Self::Succeeded | Self::DeadLettered(_) => true,
+            Self::Succeeded | Self::DeadLettered(_) | Self::HandedOver => true,
             Self::Deferred { .. } => false,
         }
     }

@@ -37,14 +37,13 @@ pub(super) struct Live {
 
 #[derive(Clone, Copy, Debug)]
 struct Event {
-    webhook_id: WebhookId,
+    /// A repeated one is a duplicate of it.
+    key: Option<WebhookId>,
     accept_time: Timestamp,
     /// Where its deliveries begin.
     first: usize,
     /// How large it is.
     bytes: u32,
-    /// Whether a repeated id is a duplicate of it.
-    counts: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +131,7 @@ impl Table {
         self.segments.iter().flat_map(Live::pending)
     }
 
-    /// The webhook ids of all events, oldest first.
+    /// What tells duplicates of all events, oldest first.
     pub(super) fn ids(&self) -> impl Iterator<Item = (WebhookId, First)> {
         self.segments.iter().flat_map(Live::ids)
     }
@@ -153,19 +152,17 @@ impl Live {
     fn accept(&mut self, event: &StoredEvent) {
         let index = index(event.seq.saturating_sub(self.name.first_seq));
         let damaged = Event {
-            webhook_id: WebhookId([0; 16]),
+            key: None,
             accept_time: Timestamp::default(),
             first: self.deliveries.len(),
             bytes: 0,
-            counts: false,
         };
         self.events.resize(index, damaged);
         self.events.push(Event {
-            webhook_id: event.webhook_id,
+            key: event.key(),
             accept_time: event.accept_time,
             first: self.deliveries.len(),
             bytes: event.n_bytes(),
-            counts: event.redelivery_of.is_none(),
         });
         self.deliveries
             .extend(event.targets.iter().map(|target| Delivery {
@@ -192,7 +189,7 @@ impl Live {
         };
         delivery.progress = outcome.progress;
         match outcome.standing {
-            Standing::Succeeded | Standing::DeadLettered(_) => {
+            Standing::Succeeded | Standing::DeadLettered(_) | Standing::HandedOver => {
                 delivery.settled = true;
                 self.n_unsettled -= 1;
             }
@@ -229,10 +226,10 @@ impl Live {
 
     pub(super) fn ids(&self) -> impl Iterator<Item = (WebhookId, First)> {
         let first = |(seq, i): (u64, usize)| {
-            let event = self.events.get(i).filter(|it| it.counts)?;
+            let event = self.events.get(i)?;
             let n_targets = self.end(i) - event.first;
             Some((
-                event.webhook_id,
+                event.key?,
                 First {
                     seq,
                     n_targets: u32::try_from(n_targets).unwrap_or(u32::MAX),

@@ -26,7 +26,7 @@ use super::{
     index::{Entry, Index},
     keeper::Group,
     log::{Log, Position, Segment},
-    model::{Appended, NewEvent, Outcome, StoredEvent},
+    model::{Appended, NewEvent, Outcome, Standing, StoredEvent},
     room::Room,
 };
 
@@ -155,7 +155,7 @@ impl Writer {
         for outcome in &batch.outcomes {
             self.log.push_outcome(outcome, &mut work.began)?;
         }
-        work.outcomes = batch.outcomes;
+        work.outcomes.extend(batch.outcomes);
         Ok(work)
     }
 
@@ -194,8 +194,18 @@ impl Writer {
             n_targets: event.n_targets(),
             accept_time: event.accept_time,
         };
-        if event.redelivery_of.is_none() {
-            self.recent.insert(event.webhook_id, first);
+        if let Some(key) = event.key() {
+            self.recent.insert(key, first);
+        }
+        for ((delivery, _), stand) in event.deliveries().zip(&event.stands) {
+            let outcome = Outcome {
+                delivery,
+                progress: stand.progress,
+                standing: Standing::Deferred { due: stand.due },
+                at: event.accept_time,
+            };
+            self.log.push_outcome(&outcome, &mut work.began)?;
+            work.outcomes.push(outcome);
         }
         work.events.push((position, Arc::new(event)));
         Ok(Appended {

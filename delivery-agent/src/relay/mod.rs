@@ -1,10 +1,19 @@
 //! Events for slots of other agents, on their way to them.
+//!
+//! - [`Relay`]: speaks to the owners of slots.
+//! - [`parking`], [`courier`]: what cannot go now waits here, durably, and is sent on later.
+//! - [`handover`], [`taking`]: deliveries that go on at another agent.
+
+pub mod courier;
+pub mod handover;
+pub mod parking;
+pub mod taking;
 
 use std::{error::Error as _, time::Duration};
 
 use hookfleet_gateway::{peers::Peers, status::ApiError};
 use hookfleet_proto::{
-    fleet::{ForwardRequest, relay_service_client::RelayServiceClient},
+    fleet::{ForwardRequest, HandOverRequest, relay_service_client::RelayServiceClient},
     v1::{PublishRequest, PublishResponse},
 };
 use tokio::time::timeout;
@@ -63,6 +72,16 @@ impl Relay {
         };
         let mut client = self.client(owner)?;
         answer(client.forward(request)).await
+    }
+
+    /// Hands deliveries over to the owner.
+    ///
+    /// # Errors
+    /// [`Error`]. The owner may have taken them all the same; handing them over again is safe.
+    pub async fn hand_over(&self, owner: &Owner, request: HandOverRequest) -> Result<(), Error> {
+        let mut client = self.client(owner)?;
+        answer(client.hand_over(request)).await?;
+        Ok(())
     }
 
     fn client(&self, owner: &Owner) -> Result<RelayServiceClient<Channel>, Error> {

@@ -75,6 +75,8 @@ pub struct Config {
     pub suspensions: mpsc::UnboundedReceiver<(Arc<Subscription>, SuspendReason)>,
     /// What is still here of slots of others.
     pub leftovers: watch::Receiver<Option<Leftovers>>,
+    /// Whether this agent is about to end.
+    pub draining: watch::Receiver<bool>,
     /// Cancelled once everything has been heard of.
     pub synced: CancellationToken,
 }
@@ -214,6 +216,9 @@ impl Client {
                 Ok(()) = self.config.leftovers.changed() => {
                     send(&requests, Request::Heartbeat(self.heartbeat())).await?;
                 }
+                Ok(()) = self.config.draining.changed() => {
+                    send(&requests, Request::Heartbeat(self.heartbeat())).await?;
+                }
                 _ = heartbeat.tick() => {
                     send(&requests, Request::Heartbeat(self.heartbeat())).await?;
                 }
@@ -266,6 +271,7 @@ impl Client {
             pending_delivery_count: i64::try_from(n_waiting).unwrap_or(i64::MAX),
             in_flight_count: i64::try_from(n_in_flight).unwrap_or(i64::MAX),
             leftovers: self.config.leftovers.borrow_and_update().clone(),
+            draining: *self.config.draining.borrow_and_update(),
         }
     }
 

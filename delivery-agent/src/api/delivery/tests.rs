@@ -27,7 +27,8 @@ use crate::{
     directory::{Change, Directory},
     history::Report,
     ingest::Ingest,
-    journal::{self, Journal, NewEvent, Outcome, Standing, Target},
+    journal::{self, Journal, NewEvent, Origin, Outcome, Standing, Target},
+    relay::parking::Parked,
     slots::Slots,
 };
 
@@ -226,7 +227,10 @@ async fn a_dead_letter_is_delivered_again_after_the_journal_has_forgotten_its_ev
     let name: DeliveryName = again.name.parse().unwrap();
     let stored = world.journal.read(name.delivery.seq).unwrap().unwrap();
     assert_eq!(stored.event, cloud_event(FORGOTTEN).encode_to_vec());
-    assert_eq!(stored.redelivery_of.map(|it| it.seq), Some(FORGOTTEN));
+    assert_eq!(
+        stored.origin.redelivery_of().map(|it| it.seq),
+        Some(FORGOTTEN)
+    );
 }
 
 #[tokio::test]
@@ -296,6 +300,7 @@ impl World {
         let directory = Directory::default();
         directory.apply(vec![Change::Subscription(Arc::new(subscription()))]);
         let ingest = Ingest {
+            parked: Parked::default(),
             agent_id: "agent".to_owned(),
             directory: directory.clone(),
             slots: Slots::default(),
@@ -325,7 +330,8 @@ impl World {
             webhook_id: webhook_id(n),
             accept_time: self.now,
             targets: vec![target()],
-            redelivery_of: None,
+            origin: Origin::Published,
+            stands: Vec::new(),
             event: cloud_event(n).encode_to_vec().into(),
         };
         let seq = self.journal.append(event).await.unwrap().seq;
@@ -368,7 +374,8 @@ impl World {
             webhook_id: webhook_id(seq),
             accept_time: self.now,
             targets: vec![target()],
-            redelivery_of: None,
+            origin: Origin::Published,
+            stands: Vec::new(),
             event: cloud_event(seq).encode_to_vec().into(),
         };
         self.history.record(Report {

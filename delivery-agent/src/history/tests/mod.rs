@@ -25,7 +25,7 @@ use hookfleet_proto::{
 use prost::Message as _;
 
 use super::*;
-use crate::journal::{Standing, Target};
+use crate::journal::{Origin, Standing, Target};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const T0: Timestamp = Timestamp(20_000 * 86_400_000);
@@ -96,7 +96,8 @@ async fn an_event_is_found_by_its_tenant_only() {
     let world = World::new();
     world.accept(7, T0, &[]);
     let redelivery = StoredEvent {
-        redelivery_of: Some(id(7)),
+        origin: Origin::Redelivery(id(7)),
+        stands: Vec::new(),
         ..event(ACME, 8, T0, &["hook"])
     };
     let redelivery = StoredEvent {
@@ -346,7 +347,8 @@ fn event(tenant: &str, seq: u64, accept_time: Timestamp, subscriptions: &[&str])
         webhook_id: webhook_id(seq),
         accept_time,
         targets: subscriptions.iter().map(target).collect(),
-        redelivery_of: None,
+        origin: Origin::Published,
+        stands: Vec::new(),
         event: event.encode_to_vec().into(),
     }
 }

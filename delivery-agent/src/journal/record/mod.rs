@@ -21,7 +21,7 @@ use hookfleet_contract::{
 };
 use hookfleet_proto::v1::DeadLetterReason;
 
-use super::model::{NewEvent, Outcome, Standing, StoredEvent, Target};
+use super::model::{NewEvent, Origin, Outcome, Standing, StoredEvent, Target};
 
 #[cfg(test)]
 mod tests;
@@ -163,34 +163,23 @@ pub(super) fn size(bytes: &[u8]) -> Result<usize, Invalid> {
 
 /// How long an event's record will be.
 pub(super) fn event_size(event: &StoredEvent) -> usize {
-    padded_event(
-        &event.tenant,
-        &event.targets,
-        event.redelivery_of,
-        &event.event,
-    )
+    padded_event(&event.tenant, &event.targets, event.origin, &event.event)
 }
 
 /// How long the record of an event will be once it has a number.
 pub(super) fn new_event_size(event: &NewEvent) -> usize {
-    padded_event(
-        &event.tenant,
-        &event.targets,
-        event.redelivery_of,
-        &event.event,
-    )
+    padded_event(&event.tenant, &event.targets, event.origin, &event.event)
 }
 
-fn padded_event(
-    tenant: &TenantId,
-    targets: &[Target],
-    redelivery_of: Option<DeliveryId>,
-    event: &Bytes,
-) -> usize {
-    let redelivery = redelivery_of.map_or(1, |_| 13);
+fn padded_event(tenant: &TenantId, targets: &[Target], origin: Origin, event: &Bytes) -> usize {
+    let origin = match origin {
+        Origin::Published | Origin::Parked => 1,
+        Origin::Redelivery(_) => 13,
+        Origin::HandedOver(_) => 17,
+    };
     let target = |it: &Target| 19 + it.subscription.as_str().len();
     let targets: usize = targets.iter().map(target).sum();
-    padded(8 + 8 + 16 + redelivery + 1 + tenant.as_str().len() + 4 + targets + event.len())
+    padded(8 + 8 + 16 + origin + 1 + tenant.as_str().len() + 4 + targets + event.len())
 }
 
 /// How long an outcome's record is at most.
@@ -208,17 +197,27 @@ fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Invalid> {
 
 // === bodies ===
 
+const ORIGIN_PUBLISHED: u8 = 0;
+const ORIGIN_REDELIVERY: u8 = 1;
+const ORIGIN_PARKED: u8 = 2;
+const ORIGIN_HANDED_OVER: u8 = 3;
+
 /// Appends an event, without a frame.
 pub(super) fn put_event(body: &mut Vec<u8>, event: &StoredEvent) {
     body.put_u64_le(event.seq);
     body.put_u64_le(event.accept_time.0);
     body.put_slice(&event.webhook_id.0);
-    match event.redelivery_of {
-        Some(delivery) => {
-            body.put_u8(1);
+    match event.origin {
+        Origin::Published => body.put_u8(ORIGIN_PUBLISHED),
+        Origin::Redelivery(delivery) => {
+            body.put_u8(ORIGIN_REDELIVERY);
             put_delivery(body, delivery);
         }
-        None => body.put_u8(0),
+        Origin::Parked => body.put_u8(ORIGIN_PARKED),
+        Origin::HandedOver(name) => {
+            body.put_u8(ORIGIN_HANDED_OVER);
+            body.put_slice(&name);
+        }
     }
     put_label(body, event.tenant.as_str());
     body.put_u32_le(event.n_targets());
@@ -235,9 +234,11 @@ pub(super) fn get_event(mut body: Bytes) -> Result<StoredEvent, Invalid> {
     let seq = body.try_get_u64_le()?;
     let accept_time = Timestamp(body.try_get_u64_le()?);
     let webhook_id = WebhookId(get_array(&mut body)?);
-    let redelivery_of = match body.try_get_u8()? {
-        0 => None,
-        1 => Some(get_delivery(&mut body)?),
+    let origin = match body.try_get_u8()? {
+        ORIGIN_PUBLISHED => Origin::Published,
+        ORIGIN_REDELIVERY => Origin::Redelivery(get_delivery(&mut body)?),
+        ORIGIN_PARKED => Origin::Parked,
+        ORIGIN_HANDED_OVER => Origin::HandedOver(get_array(&mut body)?),
         _ => return Err(Invalid),
     };
     let tenant = get_label(&mut body)?;
@@ -257,14 +258,16 @@ pub(super) fn get_event(mut body: Bytes) -> Result<StoredEvent, Invalid> {
         webhook_id,
         accept_time,
         targets,
-        redelivery_of,
+        origin,
         event: body,
+        stands: Vec::new(),
     })
 }
 
 const STANDING_SUCCEEDED: u8 = 1;
 const STANDING_DEAD_LETTERED: u8 = 2;
 const STANDING_DEFERRED: u8 = 3;
+const STANDING_HANDED_OVER: u8 = 4;
 
 fn put_outcome(body: &mut Vec<u8>, outcome: &Outcome) {
     put_delivery(body, outcome.delivery);
@@ -273,6 +276,7 @@ fn put_outcome(body: &mut Vec<u8>, outcome: &Outcome) {
     body.put_u64_le(outcome.at.0);
     match outcome.standing {
         Standing::Succeeded => body.put_u8(STANDING_SUCCEEDED),
+        Standing::HandedOver => body.put_u8(STANDING_HANDED_OVER),
         Standing::DeadLettered(reason) => {
             body.put_u8(STANDING_DEAD_LETTERED);
             body.put_i32_le(reason.into());
@@ -294,6 +298,7 @@ fn get_outcome(mut body: Bytes) -> Result<Outcome, Invalid> {
         at: Timestamp(body.try_get_u64_le()?),
         standing: match body.try_get_u8()? {
             STANDING_SUCCEEDED => Standing::Succeeded,
+            STANDING_HANDED_OVER => Standing::HandedOver,
             // A reason of a later version is still a dead letter.
             STANDING_DEAD_LETTERED => Standing::DeadLettered(
                 DeadLetterReason::try_from(body.try_get_i32_le()?).unwrap_or_default(),

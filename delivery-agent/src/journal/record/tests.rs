@@ -1,4 +1,4 @@
-use proptest::{collection::vec, option, prelude::*};
+use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
@@ -25,27 +25,36 @@ fn event() -> impl Strategy<Value = Record> {
     let rest = (
         label(),
         vec(target(), 0..4),
-        option::of(delivery()),
+        origin(),
         vec(any::<u8>(), 0..100),
     );
-    (numbers, rest).prop_map(
-        |((seq, time, id), (tenant, targets, redelivery_of, event))| {
-            Record::Event(StoredEvent {
-                seq,
-                tenant: tenant.parse().unwrap(),
-                webhook_id: WebhookId(id),
-                accept_time: Timestamp(time),
-                targets,
-                redelivery_of,
-                event: event.into(),
-            })
-        },
-    )
+    (numbers, rest).prop_map(|((seq, time, id), (tenant, targets, origin, event))| {
+        Record::Event(StoredEvent {
+            seq,
+            tenant: tenant.parse().unwrap(),
+            webhook_id: WebhookId(id),
+            accept_time: Timestamp(time),
+            targets,
+            origin,
+            event: event.into(),
+            stands: Vec::new(),
+        })
+    })
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        Just(Origin::Published),
+        Just(Origin::Parked),
+        delivery().prop_map(Origin::Redelivery),
+        any::<[u8; 16]>().prop_map(Origin::HandedOver),
+    ]
 }
 
 fn outcome() -> impl Strategy<Value = Record> {
     let standing = prop_oneof![
         Just(Standing::Succeeded),
+        Just(Standing::HandedOver),
         (0..=10).prop_map(|it| Standing::DeadLettered(DeadLetterReason::try_from(it).unwrap())),
         any::<u64>().prop_map(|due| Standing::Deferred {
             due: Timestamp(due)

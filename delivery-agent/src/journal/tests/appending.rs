@@ -97,7 +97,8 @@ async fn an_id_is_forgotten_after_the_window_and_a_redelivery_is_no_duplicate() 
     let open = Home::new().open();
     open.journal.append(event(1)).await.unwrap();
     let redelivery = NewEvent {
-        redelivery_of: Some(delivery(1)),
+        origin: Origin::Redelivery(delivery(1)),
+        stands: Vec::new(),
         ..event(1)
     };
     assert_eq!(

@@ -111,7 +111,8 @@ fn event(number: u64) -> NewEvent {
             partition: UNORDERED,
             subscription: "orders".parse().unwrap(),
         }],
-        redelivery_of: None,
+        origin: Origin::Published,
+        stands: Vec::new(),
         event: Bytes::from(format!("event {number}")),
     }
 }

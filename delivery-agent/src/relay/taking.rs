@@ -1,0 +1,50 @@
+//! Deliveries that another agent began, as this one's journal keeps them. Pure.
+
+use hookfleet_contract::{id::WebhookId, retry::Progress};
+use hookfleet_proto::fleet::{HandedDelivery, HandedEvent};
+
+use crate::journal::{NewEvent, Origin, Stand, Target};
+
+/// An event with what is left of it, or what of it is not as it must be.
+///
+/// # Errors
+/// The name of the field.
+pub fn taken(event: HandedEvent) -> Result<NewEvent, &'static str> {
+    let HandedEvent {
+        handover_id,
+        tenant,
+        webhook_id,
+        accept_time,
+        event,
+        deliveries,
+    } = event;
+    let bytes = |bytes: Vec<u8>| <[u8; 16]>::try_from(bytes);
+    Ok(NewEvent {
+        tenant: tenant.parse().map_err(|_| "tenant")?,
+        webhook_id: WebhookId(bytes(webhook_id).map_err(|_| "webhook_id")?),
+        accept_time: accept_time.ok_or("accept_time")?.into(),
+        targets: deliveries.iter().map(target).collect::<Result<_, _>>()?,
+        origin: Origin::HandedOver(bytes(handover_id).map_err(|_| "handover_id")?),
+        event: event.into(),
+        stands: deliveries.iter().map(stand).collect::<Result<_, _>>()?,
+    })
+}
+
+fn target(delivery: &HandedDelivery) -> Result<Target, &'static str> {
+    let uid = delivery.subscription_uid.as_slice();
+    Ok(Target {
+        uid: uid.try_into().map_err(|_| "subscription_uid")?,
+        partition: u16::try_from(delivery.partition).map_err(|_| "partition")?,
+        subscription: delivery.subscription.parse().map_err(|_| "subscription")?,
+    })
+}
+
+fn stand(delivery: &HandedDelivery) -> Result<Stand, &'static str> {
+    Ok(Stand {
+        progress: Progress {
+            attempts: u32::try_from(delivery.attempt_count).map_err(|_| "attempt_count")?,
+            step: u32::try_from(delivery.step).map_err(|_| "step")?,
+        },
+        due: delivery.due_time.ok_or("due_time")?.into(),
+    })
+}
