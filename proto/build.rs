@@ -5,12 +5,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "hookfleet/v1/tenant.proto",
     "hookfleet/v1/subscription.proto",
     "hookfleet/v1/publisher.proto",
     "hookfleet/v1/delivery.proto",
     "hookfleet/v1/fleet.proto",
+    "hookfleet/v1/key.proto",
     "hookfleet/fleet/v1/sync.proto",
     "hookfleet/fleet/v1/stored.proto",
     "hookfleet/fleet/v1/relay.proto",

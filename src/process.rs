@@ -9,10 +9,7 @@ use hookfleet_control_plane::{
     ControlPlane,
     store::{Embedded, Etcd, Store, embedded::Retention, etcd},
 };
-use hookfleet_delivery_agent::{
-    app::{self, Agent},
-    identity::Identity,
-};
+use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
     listener::{self, Lifetimes},
@@ -319,7 +316,7 @@ async fn build_agent(
         ..hookfleet_egress::Config::default()
     })?;
     let drain_timeout = Duration::from_secs(delivery.drain_seconds);
-    let config = app::Config {
+    let config = AgentConfig {
         identity: member.identity,
         address: member.address,
         weight: member.weight,

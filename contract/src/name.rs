@@ -62,6 +62,8 @@ ids! {
     SubscriptionId,
     /// The id of an agent within its fleet.
     AgentId,
+    /// The id of a key that callers prove themselves with.
+    KeyId,
 }
 
 /// `tenants/{tenant}`.
@@ -114,6 +116,13 @@ pub struct DeliveryName {
 pub struct AgentName {
     /// The agent.
     pub agent: AgentId,
+}
+
+/// `keys/{key}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName {
+    /// The key.
+    pub key: KeyId,
 }
 
 /// An RFC 1123 label that starts with a letter: no `:`, which starts a custom verb, and no `-` alone,
@@ -272,6 +281,23 @@ impl FromStr for DeliveryName {
             subscription: subscription.parse()?,
             delivery: delivery.parse()?,
         })
+    }
+}
+
+// === impl KeyName ===
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "keys/{}", self.key)
+    }
+}
+
+impl FromStr for KeyName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let [key] = split(text, ["keys"], "keys/{key}")?;
+        Ok(Self { key: key.parse()? })
     }
 }
 

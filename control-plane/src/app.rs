@@ -1,9 +1,13 @@
 //! The composition root: finds or makes the cluster, wires the parts, runs them and stops them.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use hookfleet_contract::seal::Sealer;
-use hookfleet_gateway::{page::Pages, readiness::Readiness};
+use hookfleet_gateway::{
+    auth::{key::ApiKey, keyring::Keyring},
+    page::Pages,
+    readiness::Readiness,
+};
 use hookfleet_proto::{
     fleet::{
         StoredCluster, SuspendReport,
@@ -12,6 +16,7 @@ use hookfleet_proto::{
     v1::{
         delivery_service_server::{DeliveryService, DeliveryServiceServer},
         fleet_service_server::{FleetService, FleetServiceServer},
+        key_service_server::{KeyService, KeyServiceServer},
         subscription_service_server::{SubscriptionService, SubscriptionServiceServer},
         tenant_service_server::{TenantService, TenantServiceServer},
     },
@@ -22,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        Api, creation::Leases, delivery::Deliveries, fleet::Agents, subscription::Subscriptions,
-        sync::Sync, tenant::Tenants,
+        Api, creation::Leases, delivery::Deliveries, fleet::Agents, key::Keys,
+        subscription::Subscriptions, sync::Sync, tenant::Tenants,
     },
+    bootstrap::{self, Bootstrap},
     cache::Cache,
     config::{CONDITION, Config},
-    keys,
+    keyring, keys,
     query::Deliverers,
     random, reconciler,
     store::{self, Generation, Outcome, Store, Txn},
@@ -79,6 +85,7 @@ pub struct ControlPlane {
     reports: mpsc::Receiver<SuspendReport>,
     readiness: Readiness,
     agent_hold: Duration,
+    keyring: Keyring,
     draining: CancellationToken,
 }
 
@@ -129,6 +136,7 @@ impl ControlPlane {
             reports,
             readiness: config.readiness,
             agent_hold: config.agent_hold,
+            keyring: Keyring::default(),
             draining,
         })
     }
@@ -151,6 +159,29 @@ impl ControlPlane {
     #[must_use]
     pub fn fleet_service(&self) -> FleetServiceServer<impl FleetService + use<>> {
         FleetServiceServer::new(Agents(Arc::clone(&self.api)))
+    }
+
+    /// `KeyService`, for a listener.
+    #[must_use]
+    pub fn key_service(&self) -> KeyServiceServer<impl KeyService + use<>> {
+        KeyServiceServer::new(Keys(Arc::clone(&self.api)))
+    }
+
+    /// The keys of callers that are in force, once this control plane runs.
+    #[must_use]
+    pub fn keyring(&self) -> Keyring {
+        self.keyring.clone()
+    }
+
+    /// Makes the first key if there was none. `show` is given it before it is in force.
+    ///
+    /// # Errors
+    /// See [`bootstrap::Error`].
+    pub async fn first_key(
+        &self,
+        show: impl FnOnce(&ApiKey) -> io::Result<()>,
+    ) -> Result<Bootstrap, bootstrap::Error> {
+        bootstrap::first_key(&self.api, show).await
     }
 
     /// `SyncService`, for a listener that agents reach. It hands out secrets.
@@ -182,6 +213,7 @@ impl ControlPlane {
             reports,
             readiness,
             agent_hold,
+            keyring,
             draining,
         } = self;
         let ending = CancellationToken::new();
@@ -208,6 +240,7 @@ impl ControlPlane {
             () = shutdown.cancelled() => {}
             () = following => {}
             () = telling => {}
+            never = keyring::run(Arc::clone(&api), keyring) => match never {},
             () = suspensions::run(api, reports) => {}
         }
         readiness.set(CONDITION, false);

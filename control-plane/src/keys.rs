@@ -4,7 +4,7 @@
 //! an agent owns: a slot, a tenant and a page are all one range.
 
 use hookfleet_contract::{
-    name::{AgentId, SubscriptionName, TenantId, TenantName},
+    name::{AgentId, KeyId, SubscriptionName, TenantId, TenantName},
     slot::{Slot, slot_of},
 };
 use uuid::Uuid;
@@ -17,6 +17,10 @@ pub(crate) const SLOTS: &str = "slots";
 pub(crate) const TENANTS: &str = "tenant/";
 /// Subscriptions.
 pub(crate) const SUBSCRIPTIONS: &str = "subscription/";
+/// The keys of callers.
+pub(crate) const KEYS: &str = "key/";
+/// Says that the first key was made, and which.
+pub(crate) const FIRST_KEY: &str = "meta/first-key";
 /// Agents that were heard of lately.
 pub(crate) const AGENTS: &str = "agent/";
 
@@ -35,6 +39,7 @@ pub(crate) enum Kind {
     Slots,
     Agent(AgentId),
     Fleet,
+    Key(KeyId),
 }
 
 /// The key of a tenant.
@@ -71,6 +76,11 @@ pub(crate) fn agent(id: &AgentId) -> String {
     format!("{AGENTS}{id}")
 }
 
+/// The key of a caller's key.
+pub(crate) fn key(id: &KeyId) -> String {
+    format!("{KEYS}{id}")
+}
+
 /// What a key holds; `None` for what agents and lists have no use for.
 pub(crate) fn parse(key: &str) -> Option<Kind> {
     if let Some(rest) = key.strip_prefix(SUBSCRIPTIONS) {
@@ -88,6 +98,8 @@ pub(crate) fn parse(key: &str) -> Option<Kind> {
         Some(Kind::Agent(agent.parse().ok()?))
     } else if [LEADER, POLICY].contains(&key) {
         Some(Kind::Fleet)
+    } else if let Some(key) = key.strip_prefix(KEYS) {
+        Some(Kind::Key(key.parse().ok()?))
     } else {
         (key == SLOTS).then_some(Kind::Slots)
     }
@@ -114,6 +126,10 @@ mod tests {
         assert_eq!(
             parse(&agent(&"a1".parse().unwrap())),
             Some(Kind::Agent("a1".parse().unwrap()))
+        );
+        assert_eq!(
+            parse(&super::key(&"k1".parse().unwrap())),
+            Some(Kind::Key("k1".parse().unwrap()))
         );
         assert_eq!(parse(SLOTS), Some(Kind::Slots));
         assert_eq!(parse(LEADER), Some(Kind::Fleet));

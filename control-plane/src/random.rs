@@ -1,6 +1,7 @@
 //! The only file of the control plane that draws random numbers for what it makes: ids, nonces, secrets.
 
 use hookfleet_contract::signature::Secret;
+use hookfleet_gateway::auth::key::ApiKey;
 use hookfleet_proto::v1::SignatureAlgorithm;
 use uuid::Uuid;
 
@@ -38,4 +39,9 @@ pub(crate) fn secret(algorithm: SignatureAlgorithm) -> Secret {
             Secret::generate_hmac(rand::random())
         }
     }
+}
+
+/// A new key for a caller.
+pub(crate) fn api_key() -> ApiKey {
+    ApiKey::generate(rand::random)
 }

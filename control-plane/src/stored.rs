@@ -2,9 +2,17 @@
 //!
 //! **Invariant:** no secret is in a stored form in clear.
 
-use hookfleet_contract::{name::SubscriptionName, signature::Key, time::Timestamp};
+use hookfleet_contract::{
+    name::{KeyId, KeyName, SubscriptionName},
+    signature::Key,
+    time::Timestamp,
+};
+use hookfleet_gateway::auth::key::{ApiKey, Digest};
 use hookfleet_proto::{
-    fleet::{StoredHeaderValue, StoredKey, StoredSubscription, StoredTenant},
+    fleet::{
+        KeyDigest, KeySpec, StoredApiKey, StoredDigest, StoredHeaderValue, StoredKey,
+        StoredSubscription, StoredTenant,
+    },
     v1::{self, SigningKey, subscription::State},
 };
 
@@ -151,4 +159,53 @@ pub(crate) fn view_tenant(stored: StoredTenant, revision: Revision) -> v1::Tenan
     let mut tenant = stored.tenant.unwrap_or_default();
     tenant.etag = etag(revision);
     tenant
+}
+
+/// Seals what is kept of the secret of a caller's key.
+pub(crate) fn seal_digest(vault: &Vault, key: &KeyId, digest: Digest) -> StoredDigest {
+    StoredDigest {
+        sealed_digest: vault.seal(Place::ApiKey(key), digest.as_bytes()),
+        expire_time: None,
+    }
+}
+
+/// A new key of a caller with its one secret.
+pub(crate) fn new_key(vault: &Vault, key: v1::Key, made: &ApiKey) -> StoredApiKey {
+    StoredApiKey {
+        secrets: vec![seal_digest(vault, made.id(), made.digest())],
+        key: Some(key),
+    }
+}
+
+/// Opens a caller's key.
+///
+/// # Errors
+/// [`Unreadable`].
+pub(crate) fn open_key(
+    vault: &Vault,
+    id: &KeyId,
+    stored: StoredApiKey,
+) -> Result<KeySpec, Unreadable> {
+    let secrets = stored.secrets.into_iter().map(|it| {
+        let digest = vault.open(Place::ApiKey(id), &it.sealed_digest);
+        let digest = digest.map_err(|_| Unreadable {
+            name: KeyName { key: id.clone() }.to_string(),
+            what: "a digest",
+        })?;
+        Ok(KeyDigest {
+            digest,
+            expire_time: it.expire_time,
+        })
+    });
+    Ok(KeySpec {
+        secrets: secrets.collect::<Result<_, _>>()?,
+        key: stored.key,
+    })
+}
+
+/// A caller's key as others see it.
+pub(crate) fn view_key(stored: StoredApiKey, revision: Revision) -> v1::Key {
+    let mut key = stored.key.unwrap_or_default();
+    key.etag = etag(revision);
+    key
 }

@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** what was sealed for one place cannot be opened in another.
 
-use hookfleet_contract::{name::TenantId, seal};
+use hookfleet_contract::{
+    name::{KeyId, TenantId},
+    seal,
+};
 use uuid::Uuid;
 
 use crate::random;
@@ -26,6 +29,8 @@ pub(crate) enum Place<'a> {
         uid: &'a str,
         name: &'a str,
     },
+    /// What is kept of the secret of a caller's key.
+    ApiKey(&'a KeyId),
     /// The digest of a request.
     Request(Uuid),
     /// The proof that two control planes have the same key.
@@ -69,6 +74,7 @@ impl Place<'_> {
                 let name = name.to_ascii_lowercase();
                 format!("subscription|{tenant}|{uid}|header/{name}")
             }
+            Self::ApiKey(id) => format!("api-key|{id}"),
             Self::Request(id) => format!("request|{id}"),
             Self::Cluster(id) => format!("cluster|{id}"),
         }

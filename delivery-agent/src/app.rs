@@ -3,9 +3,8 @@
 
 use std::{convert::Infallible, future::pending, io, path::PathBuf, time::Duration};
 
-use hookfleet_contract::{event::Limits, seal::Sealer, target::Rules};
-use hookfleet_egress::Egress;
-use hookfleet_gateway::page::Pages;
+use hookfleet_contract::seal::Sealer;
+use hookfleet_gateway::{auth::keyring::Keyring, page::Pages};
 use hookfleet_proto::fleet::relay_service_server::RelayServiceServer;
 use hookfleet_proto::v1::{
     delivery_service_server::DeliveryServiceServer,
@@ -13,17 +12,16 @@ use hookfleet_proto::v1::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::{
     api::{delivery::Deliveries, lifecycle::Stages, publisher::Publisher, relay::Relayed},
     callback::Caller,
     clock::Clock,
+    config::Config,
     directory::Directory,
     drain::Drain,
     driver::{self, Driver},
     history::{self, History},
-    identity::Identity,
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal},
     leftovers,
@@ -47,39 +45,6 @@ const BOOT_WAIT: Duration = Duration::from_secs(5);
 const HISTORY_EXPIRY: Duration = Duration::from_secs(3600);
 /// Events that are durable and that the driver has not taken yet.
 const ACCEPTED_CAPACITY: usize = 4096;
-
-/// What an agent is made of.
-#[derive(Debug)]
-pub struct Config {
-    /// Who it is.
-    pub identity: Identity,
-    /// Where publishers reach it: `http://host:port`.
-    pub address: String,
-    /// Its share of the slots, beside the weights of other agents.
-    pub weight: u16,
-    /// Control planes, tried in turn.
-    pub control_planes: Vec<Endpoint>,
-    /// Where everything durable is kept.
-    pub data_dir: PathBuf,
-    /// Seals the snapshot and page tokens; kept outside `data_dir`'s backups.
-    pub sealing_key: [u8; 32],
-    /// The way out.
-    pub egress: Egress,
-    /// Which callback URLs may be called.
-    pub target_rules: Rules,
-    /// What an event may be.
-    pub event_limits: Limits,
-    /// The size of a segment of the journal.
-    pub segment_bytes: u64,
-    /// The most attempts in flight at once.
-    pub max_in_flight: usize,
-    /// How long attempts in flight may go on after shutdown.
-    pub drain_timeout: Duration,
-    /// How long other agents have to take what is here at shutdown. Without it slots stay, and what waits does.
-    pub leave_timeout: Option<Duration>,
-    /// How long a publisher's stream may last, give or take a fifth.
-    pub stream_lifetime: Duration,
-}
 
 /// Why an agent cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +83,7 @@ pub struct Agent {
     driver: Driver,
     client: Client,
     leftovers: leftovers::Watcher,
+    keyring: Keyring,
     drain: Option<(Drain, Duration)>,
     handover: HandOver,
     handovers: (mpsc::UnboundedReceiver<Lot>, mpsc::UnboundedSender<Handed>),
@@ -175,6 +141,11 @@ impl Agent {
             None => (Mirror::new(config.target_rules.clone()), Default::default()),
         };
         let effects = directory.apply(restored.changes);
+        let keyring = Keyring::default();
+        keyring.apply(restored.keys);
+        if has_snapshot {
+            keyring.set_complete();
+        }
         if let Some(table) = restored.slot_table {
             slots.set(table);
         }
@@ -256,6 +227,7 @@ impl Agent {
             },
             mirror,
             snapshots,
+            keyring: keyring.clone(),
             directory,
             slots,
             driver: handle,
@@ -275,6 +247,7 @@ impl Agent {
             driver,
             client,
             leftovers: watcher,
+            keyring,
             drain,
             handover,
             handovers: (lots, handed_sender),
@@ -309,6 +282,12 @@ impl Agent {
     #[must_use]
     pub fn delivery_service(&self) -> DeliveryServiceServer<Deliveries> {
         DeliveryServiceServer::new(self.deliveries.clone())
+    }
+
+    /// The keys of callers that are in force.
+    #[must_use]
+    pub fn keyring(&self) -> Keyring {
+        self.keyring.clone()
     }
 
     /// Cancelled once events are accepted.

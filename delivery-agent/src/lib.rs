@@ -16,12 +16,13 @@
 //! - [`sync`]: what the control plane says, and the snapshot of it.
 //! - [`identity`]: who the agent is over restarts.
 //! - [`clock`]: the only reader of time.
-//! - [`app`]: puts the above together.
+//! - [`config`]: what it is told at its start. [`app`]: puts the above together.
 
 pub mod api;
 pub mod app;
 pub mod callback;
 pub mod clock;
+pub mod config;
 pub mod core;
 pub mod directory;
 pub mod drain;

@@ -3,11 +3,14 @@
 //!
 //! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
 //! - [`transcode`]: the API as HTTP/JSON.
+//! - [`auth`]: who may call what.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
 //! - [`events`]: publishing CloudEvents and plain JSON.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
+pub mod auth;
 mod body;
+pub mod clock;
 mod descriptors;
 mod events;
 mod facade;

@@ -1,13 +1,13 @@
 //! The services of a process behind one listener: gRPC with reflection and health, the same methods
 //! as HTTP/JSON, and probes.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
     extract::{Request, State},
     http::{StatusCode, header},
-    middleware::{Next, from_fn, map_request},
+    middleware::{Next, from_fn, from_fn_with_state, map_request},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -23,6 +23,11 @@ use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
+    auth::{
+        Auth,
+        layer::{self, Guard},
+        methods::{self, Methods},
+    },
     descriptors,
     events::Events,
     facade::Facade,
@@ -38,6 +43,7 @@ pub struct Services {
     routes: RoutesBuilder,
     names: Vec<&'static str>,
     readiness: Readiness,
+    auth: Auth,
 }
 
 /// The descriptors of the API cannot be served.
@@ -46,6 +52,9 @@ pub enum Error {
     /// Reflection refuses them.
     #[error("the descriptors cannot be reflected")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// They do not say who may call what.
+    #[error("the scopes of the API cannot be used")]
+    Methods(#[from] methods::Error),
     /// Their HTTP rules cannot be used.
     #[error("the HTTP rules of the API cannot be used")]
     Transcode(#[from] transcode::Error),
@@ -54,14 +63,22 @@ pub enum Error {
 // === impl Services ===
 
 impl Services {
-    /// No services yet; `readiness` is what health and `/readyz` tell.
+    /// No services yet; `readiness` is what health and `/readyz` tell. Nobody is asked who they are.
     #[must_use]
     pub fn new(readiness: Readiness) -> Self {
         Self {
             routes: Routes::builder(),
             names: Vec::new(),
             readiness,
+            auth: Auth::off(),
         }
+    }
+
+    /// Asks who calls, and whether they may.
+    #[must_use]
+    pub fn guarded(mut self, auth: Auth) -> Self {
+        self.auth = auth;
+        self
     }
 
     /// Adds a gRPC service.
@@ -83,6 +100,10 @@ impl Services {
     /// # Errors
     /// See [`Error`].
     pub fn into_router(mut self) -> Result<Router, Error> {
+        let guard = Guard {
+            methods: Arc::new(Methods::read(DESCRIPTORS)?),
+            auth: self.auth,
+        };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -102,7 +123,9 @@ impl Services {
         self.routes.add_service(health);
         tokio::spawn(report(reporter, self.names.clone(), self.readiness.clone()));
 
-        let grpc = self.routes.routes().prepare();
+        let authorize = from_fn_with_state(guard.clone(), layer::authorize);
+        let grpc = self.routes.routes().into_axum_router().layer(authorize);
+        let grpc = Routes::from(grpc).prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
         let surfaces = Surfaces::new(&self.names, &grpc, json);
         let intake = Intake::new(descriptors::pool());
@@ -120,7 +143,8 @@ impl Services {
             .into_axum_router()
             .reset_fallback()
             .fallback(move |request: Request| surfaces.clone().answer(request));
-        Ok(probes.merge(api.layer(web).layer(meter)))
+        let authenticate = from_fn_with_state(guard, layer::authenticate);
+        Ok(probes.merge(api.layer(web).layer(meter).layer(authenticate)))
     }
 }
 

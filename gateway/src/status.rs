@@ -139,6 +139,12 @@ impl ApiError {
         Self::new(Code::Unimplemented, reason, message)
     }
 
+    /// Nobody knows who calls: `UNAUTHENTICATED`.
+    #[must_use]
+    pub fn unauthenticated(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Code::Unauthenticated, reason, message)
+    }
+
     /// What was kept cannot be read any more: `DATA_LOSS`. Asking again is of no use.
     #[must_use]
     pub fn data_loss(message: impl Into<String>) -> Self {

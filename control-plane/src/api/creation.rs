@@ -184,7 +184,10 @@ pub(crate) async fn create(api: &Api, creation: Creation) -> Result<Created, Api
 }
 
 /// The revision of a tenant in which something may be created.
-async fn parent_revision(store: &dyn Store, tenant: &TenantId) -> Result<Revision, ApiError> {
+pub(crate) async fn parent_revision(
+    store: &dyn Store,
+    tenant: &TenantId,
+) -> Result<Revision, ApiError> {
     let name = TenantName {
         tenant: tenant.clone(),
     };

@@ -4,6 +4,7 @@ pub(crate) mod change;
 pub(crate) mod creation;
 pub(crate) mod delivery;
 pub(crate) mod fleet;
+pub(crate) mod key;
 pub(crate) mod list;
 mod policy;
 pub(crate) mod status;
@@ -13,7 +14,10 @@ pub(crate) mod tenant;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hookfleet_contract::{
     name::{AgentId, SubscriptionName},
@@ -34,6 +38,10 @@ use crate::{
     store::{Revision, Store},
     vault::Vault,
 };
+
+/// How long old secrets stay of use after a rotation, if the request does not say, and at most.
+const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 3600);
+const MAX_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What the services work with.
 #[derive(Debug)]
@@ -114,6 +122,17 @@ fn parse<T: std::str::FromStr<Err = hookfleet_contract::name::Error>>(
 /// A resource that a request must have.
 fn required<T>(field: &str, value: Option<T>) -> Result<T, ApiError> {
     value.ok_or_else(|| ApiError::invalid_field(field, "is required"))
+}
+
+/// How long old secrets stay of use.
+fn overlap(asked: Option<prost_types::Duration>) -> Result<Duration, ApiError> {
+    let Some(asked) = asked else {
+        return Ok(DEFAULT_OVERLAP);
+    };
+    let overlap = Duration::try_from(asked)
+        .ok()
+        .filter(|it| *it <= MAX_OVERLAP);
+    overlap.ok_or_else(|| ApiError::invalid_field("overlap", "must be 0 to 7 days"))
 }
 
 /// The result of a call, as tonic wants it.

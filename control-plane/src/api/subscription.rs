@@ -30,7 +30,7 @@ use super::{
     change::{self, Subject, Version},
     creation::{self, Created, Creation},
     list::{self, Ask},
-    parse, required, respond, status,
+    overlap, parse, required, respond, status,
 };
 use crate::{
     keys,
@@ -38,9 +38,6 @@ use crate::{
     random, stored,
 };
 
-/// How long old keys go on signing, if the request does not say, and at most.
-const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 3600);
-const MAX_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// When to ask again for more room than there is: somebody has to delete something first.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -314,16 +311,6 @@ impl Subscriptions {
 
 fn new_secret(algorithm: SignatureAlgorithm) -> (String, Secret) {
     (random::id('k'), random::secret(algorithm))
-}
-
-fn overlap(asked: Option<prost_types::Duration>) -> Result<Duration, ApiError> {
-    let Some(asked) = asked else {
-        return Ok(DEFAULT_OVERLAP);
-    };
-    let overlap = Duration::try_from(asked)
-        .ok()
-        .filter(|it| *it <= MAX_OVERLAP);
-    overlap.ok_or_else(|| ApiError::invalid_field("overlap", "must be 0 to 7 days"))
 }
 
 fn asked_secret(text: &str) -> Result<Option<Secret>, ApiError> {

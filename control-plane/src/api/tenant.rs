@@ -1,6 +1,6 @@
 //! `TenantService`.
 //!
-//! **Invariant:** a tenant that is gone leaves no subscription behind: its deletion first closes it to new ones.
+//! **Invariant:** a tenant that is gone leaves no subscription and no key behind: its deletion first closes it to new ones.
 
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use super::{
     Api,
     change::{self, Subject},
     creation::{self, Created, Creation},
+    key,
     list::{self, Ask},
     parse, required, respond, status,
 };
@@ -187,6 +188,7 @@ impl Tenants {
             return Err(error);
         }
         self.delete_subscriptions(&name.tenant).await?;
+        key::delete_of_tenant(&self.0, &name.tenant).await?;
         change::delete::<StoredTenant>(&*self.0.store, &subject).await
     }
 

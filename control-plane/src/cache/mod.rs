@@ -120,7 +120,14 @@ impl Cache {
             return Err(Follow::Guarded(reason));
         }
         let (_, revision) = store.get(keys::CLUSTER).await?;
-        let prefixes = [keys::TENANTS, keys::AGENTS, keys::SLOTS, keys::FLEET].map(str::to_owned);
+        let prefixes = [
+            keys::TENANTS,
+            keys::AGENTS,
+            keys::KEYS,
+            keys::SLOTS,
+            keys::FLEET,
+        ]
+        .map(str::to_owned);
         let slots = (0..slot_count).map(|slot| keys::slot(Slot(slot)));
         let mut list = BTreeMap::new();
         let mut pages = stream::iter(prefixes.into_iter().chain(slots))

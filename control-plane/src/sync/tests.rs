@@ -114,7 +114,7 @@ fn table(updates: &[Update]) -> SlotTable {
         .map(|it| it.body.clone());
     let mut tables = bodies.filter_map(|body| match body {
         Some(Body::SlotTable(table)) => Some(table),
-        Some(Body::Tenant(_) | Body::Subscription(_)) | None => None,
+        Some(Body::Tenant(_) | Body::Subscription(_) | Body::Key(_)) | None => None,
     });
     tables.next_back().expect("a slot table")
 }
@@ -140,14 +140,15 @@ async fn the_first_agent_gets_every_slot_and_every_subscription_with_its_secrets
     assert_eq!(
         kinds,
         [
+            ResourceType::Key,
             ResourceType::Tenant,
             ResourceType::Subscription,
             ResourceType::SlotTable
         ]
         .map(full)
     );
-    assert_eq!(updates[2].revision, stand);
-    let resource = &updates[1].upserts[0];
+    assert_eq!(updates[3].revision, stand);
+    let resource = &updates[2].upserts[0];
     let Some(Body::Subscription(spec)) = &resource.body else {
         panic!("{resource:?}")
     };
@@ -295,8 +296,8 @@ async fn a_second_agent_owns_nothing_while_the_first_is_there_and_hears_of_the_o
     first.sync().await;
     let mut second = Agent::connect(&plane, hello("two")).await;
     let (updates, _) = second.sync().await;
-    assert_eq!(updates[0].upserts[0].name, "tenants/a");
-    assert_eq!(updates[1].upserts.len(), 0);
+    assert_eq!(updates[1].upserts[0].name, "tenants/a");
+    assert_eq!(updates[2].upserts.len(), 0);
     assert_eq!(table(&updates).owners[0].agent_id, "one");
     let placement = ok(Agents(Arc::clone(&plane.api))
         .get_placement(Request::new(GetPlacementRequest {}))

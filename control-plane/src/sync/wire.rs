@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use hookfleet_contract::name::{AgentName, SubscriptionName};
+use hookfleet_contract::name::{AgentName, KeyName, SubscriptionName};
 use hookfleet_proto::fleet::{
-    Goaway, Resource, SlotTable, StoredSubscription, StoredTenant, SyncResponse, Update,
-    resource::Body, sync_response::Message as Told,
+    Goaway, Resource, SlotTable, StoredApiKey, StoredSubscription, StoredTenant, SyncResponse,
+    Update, resource::Body, sync_response::Message as Told,
 };
 use prost::Message as _;
 
@@ -71,6 +71,11 @@ fn resource(vault: &Vault, key: &Arc<str>, item: Item) -> Result<Resource, Strin
             let opened = stored::open(vault, &name, stored).map_err(|error| error.to_string())?;
             (name.to_string(), Body::Subscription(opened.into_spec()))
         }
+        Some(Kind::Key(key)) => {
+            let stored = StoredApiKey::decode(item.value).map_err(undecodable)?;
+            let spec = stored::open_key(vault, &key, stored).map_err(|error| error.to_string())?;
+            (KeyName { key }.to_string(), Body::Key(spec))
+        }
         Some(Kind::Slots) => {
             let table = SlotTable::decode(item.value).map_err(undecodable)?;
             (keys::SLOTS.to_owned(), Body::SlotTable(table))
@@ -92,6 +97,7 @@ fn name(key: &str) -> String {
         Some(Kind::Tenant(name)) => name.to_string(),
         Some(Kind::Subscription(_, name)) => SubscriptionName::to_string(&name),
         Some(Kind::Agent(agent)) => AgentName { agent }.to_string(),
+        Some(Kind::Key(key)) => KeyName { key }.to_string(),
         Some(Kind::Slots | Kind::Fleet) | None => key.to_owned(),
     }
 }

@@ -6,6 +6,7 @@
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use hookfleet_contract::subscription::Subscription;
+use hookfleet_gateway::auth::keyring::Keyring;
 use hookfleet_proto::{
     fleet::{
         Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, Welcome,
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Endpoint};
 
 use super::{
+    backoff::backoff,
     mirror::{Applied, ForeignCluster, Mirror},
     snapshot,
 };
@@ -32,8 +34,7 @@ use crate::{core::Counts, directory::Directory, driver, slots::Slots};
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
-/// Reconnections: 0.2 s × 1.6ⁿ up to 15 s, ± 40 %; back to the start after 30 s of a live stream.
-const BACKOFF: (f64, f64, f64) = (0.2, 1.6, 15.0);
+/// After as long a live stream, pauses between reconnections are short again.
 const STEADY: Duration = Duration::from_secs(30);
 /// The disk gets at most a twentieth of the time: a snapshot that took 1 s is not followed by another for 20 s.
 const SNAPSHOT_PAUSE: (Duration, u32) = (Duration::from_secs(1), 20);
@@ -66,6 +67,8 @@ pub struct Config {
     pub directory: Directory,
     /// Where changes of the slot table take effect.
     pub slots: Slots,
+    /// Where changes of callers' keys take effect.
+    pub keyring: Keyring,
     /// Who delivers.
     pub driver: driver::Handle,
     /// Subscriptions whose receivers want no more.
@@ -304,6 +307,7 @@ impl Client {
                 self.config.mirror.handle_bookmark(bookmark.revision);
                 if !self.all_known {
                     self.all_known = true;
+                    self.config.keyring.set_complete();
                     self.config.driver.all_known().await;
                     self.config.synced.cancel();
                 }
@@ -327,6 +331,7 @@ impl Client {
         if let Some(table) = applied.slot_table {
             self.config.slots.set(table);
         }
+        self.config.keyring.apply(applied.keys);
         let effects = self.config.directory.apply(applied.changes);
         self.config.driver.effects(effects).await;
     }
@@ -374,24 +379,5 @@ fn report(subscription: &Subscription, reason: SuspendReason) -> SuspendReport {
         subscription: subscription.name.to_string(),
         uid: uuid::Uuid::from_bytes(subscription.uid).to_string(),
         reason: reason.into(),
-    }
-}
-
-/// The pause after so many failures; `unit` is uniform in 0..1.
-fn backoff(failures: u32, unit: f64) -> Duration {
-    let (first, factor, most) = BACKOFF;
-    let pause = first * factor.powi(failures.min(30).cast_signed());
-    Duration::from_secs_f64(pause.min(most) * (0.6 + 0.8 * unit))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_their_limit_and_spread() {
-        assert!(backoff(0, 0.5) < backoff(3, 0.5));
-        assert!(backoff(u32::MAX, 1.0) <= Duration::from_secs(21));
-        assert!(backoff(u32::MAX, 0.0) >= Duration::from_secs(9));
     }
 }

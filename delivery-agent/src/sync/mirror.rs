@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hookfleet_contract::{
-    name::{SubscriptionName, TenantName},
+    name::{KeyName, SubscriptionName, TenantName},
     slot::slot_of,
     subscription::Subscription,
     target::Rules,
 };
+use hookfleet_gateway::auth::keyring;
 use hookfleet_proto::{
     fleet::{
         Ack, Rejection, Resource, ResourceType, SlotTable, Snapshot, Update, Welcome,
@@ -48,6 +49,8 @@ struct Staged {
 pub struct Applied {
     /// To put in force, before the acknowledgement is sent.
     pub changes: Vec<Change>,
+    /// Keys of callers to put in force, before the acknowledgement is sent.
+    pub keys: Vec<keyring::Change>,
     /// A new slot table.
     pub slot_table: Option<SlotTable>,
     /// To send.
@@ -231,6 +234,7 @@ impl Mirror {
         }
         match self.compile(&resource) {
             Ok(Compiled::Change(change)) => applied.changes.push(change),
+            Ok(Compiled::Key(record)) => applied.keys.push(keyring::Change::Put(record)),
             Ok(Compiled::SlotTable(table)) => applied.slot_table = Some(table),
             Err(reason) => {
                 applied.ack.rejections.push(Rejection {
@@ -253,6 +257,8 @@ impl Mirror {
             applied.changes.push(change);
         } else if let Ok(name) = name.parse::<TenantName>() {
             applied.changes.push(Change::TenantGone(name.tenant));
+        } else if let Ok(name) = name.parse::<KeyName>() {
+            applied.keys.push(keyring::Change::Gone(name.key));
         }
     }
 
@@ -268,6 +274,7 @@ impl Mirror {
             Some(Body::Subscription(spec)) => Subscription::try_new(spec, &self.rules)
                 .map(|it| Compiled::Change(Change::Subscription(Arc::new(it))))
                 .map_err(|violations| violations.to_string()),
+            Some(Body::Key(spec)) => keyring::Record::try_from(spec).map(Compiled::Key),
             Some(Body::SlotTable(table)) => Ok(Compiled::SlotTable(table.clone())),
             None => Err("of a kind that this version does not know".to_owned()),
         }
@@ -276,6 +283,7 @@ impl Mirror {
 
 enum Compiled {
     Change(Change),
+    Key(keyring::Record),
     SlotTable(SlotTable),
 }
 
@@ -284,6 +292,7 @@ fn type_of(resource: &Resource) -> ResourceType {
         Some(Body::Tenant(_)) => ResourceType::Tenant,
         Some(Body::Subscription(_)) => ResourceType::Subscription,
         Some(Body::SlotTable(_)) => ResourceType::SlotTable,
+        Some(Body::Key(_)) => ResourceType::Key,
         None => ResourceType::Unspecified,
     }
 }

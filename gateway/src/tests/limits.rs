@@ -14,6 +14,7 @@ use tonic_health::pb::{
 };
 
 use super::World;
+use crate::auth::Auth;
 
 #[tokio::test]
 async fn a_body_that_says_it_is_too_large_is_refused_unread() {
@@ -76,7 +77,7 @@ async fn an_end_does_not_wait_for_clients() {
 
 #[tokio::test]
 async fn a_connection_ends_after_its_lifetime_and_what_is_under_way_on_it_goes_on() {
-    let world = World::with_lifetime(Duration::from_millis(50)).await;
+    let world = World::start_with(Auth::off(), Duration::from_millis(50)).await;
     let mut client = HealthClient::new(world.channel().await);
     let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
     let mut watch = watch.into_inner();

@@ -1,5 +1,6 @@
 //! The listener with a small service behind it, by gRPC and by HTTP/JSON.
 
+mod access;
 mod dialects;
 mod limits;
 mod tenants;
@@ -16,10 +17,14 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    auth::Auth,
     listener::{self, Lifetimes},
     readiness::Readiness,
     services::Services,
 };
+
+/// Longer than any test.
+const LIFETIME: Duration = Duration::from_secs(600);
 
 /// A running listener.
 struct World {
@@ -39,15 +44,17 @@ struct Answer {
 
 impl World {
     async fn start() -> Self {
-        Self::with_lifetime(Duration::from_secs(600)).await
+        Self::start_with(Auth::off(), LIFETIME).await
     }
 
     /// A listener whose connections are to last as long.
-    async fn with_lifetime(connection: Duration) -> Self {
+    async fn start_with(auth: Auth, connection: Duration) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let readiness = Readiness::new(&["store"]);
-        let services = Services::new(readiness.clone()).with(tenants::service());
+        let services = Services::new(readiness.clone())
+            .guarded(auth)
+            .with(tenants::service());
         let router = services.into_router().unwrap();
         let shutdown = CancellationToken::new();
         let lifetimes = Lifetimes {
@@ -64,12 +71,24 @@ impl World {
     }
 
     async fn call(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.call_with(&[], method, path, body).await
+    }
+
+    async fn call_with(
+        &self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Answer {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-        let request = http::Request::builder()
+        let mut request = http::Request::builder()
             .method(method.parse::<Method>().unwrap())
-            .uri(format!("http://{}{path}", self.address))
-            .body(Full::from(body.to_owned()))
-            .unwrap();
+            .uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body.to_owned())).unwrap();
         let (head, body) = client.request(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();

@@ -107,6 +107,20 @@ impl Transcoder {
     }
 }
 
+/// A failed call as JSON.
+pub(crate) fn refusal(status: &Status) -> Response {
+    let mut response = json(
+        failure::http_status(status.code()),
+        &failure::body(status).to_string(),
+    );
+    if let Some(seconds) = failure::retry_after(status) {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
 /// Why there is no result.
 enum Refused {
     Status(Status),

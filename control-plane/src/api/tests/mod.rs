@@ -1,6 +1,7 @@
 //! The services on a real embedded store, called as tonic calls them.
 
 mod creations;
+mod keys;
 mod secrets;
 mod subscriptions;
 mod tenants;
@@ -8,7 +9,7 @@ mod tenants;
 use std::{sync::Arc, time::Duration};
 
 use hookfleet_contract::{target::Rules, time::Timestamp};
-use hookfleet_gateway::readiness::Readiness;
+use hookfleet_gateway::{auth::keyring::Keyring, readiness::Readiness};
 use hookfleet_proto::{
     fleet::{Hello, SyncRequest},
     v1::{
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
-use super::{subscription::Subscriptions, tenant::Tenants};
+use super::{key::Keys, subscription::Subscriptions, tenant::Tenants};
 use crate::{
     Config, ControlPlane,
     clock::Clock,
@@ -47,6 +48,8 @@ pub(crate) struct Plane {
     pub(crate) clock: Clock,
     pub(crate) tenants: Tenants,
     pub(crate) subscriptions: Subscriptions,
+    pub(crate) keys: Keys,
+    pub(crate) keyring: Keyring,
     pub(crate) readiness: Readiness,
     pub(crate) shutdown: CancellationToken,
     running: JoinHandle<()>,
@@ -82,11 +85,14 @@ impl Plane {
             .await
             .expect("the control plane starts");
         let (api, server) = plane.parts();
+        let keyring = plane.keyring();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(plane.run(shutdown.clone()));
         let plane = Self {
             tenants: Tenants(Arc::clone(&api)),
             subscriptions: Subscriptions(Arc::clone(&api)),
+            keys: Keys(Arc::clone(&api)),
+            keyring,
             api,
             server,
             store,

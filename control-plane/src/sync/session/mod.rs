@@ -2,7 +2,7 @@
 //! the cache and the answers of the agent go in, commands come out.
 //!
 //! Changes are told in rounds. A round collects the keys that changed since the last one, and sends their *current*
-//! values in the order in which they depend on each other: tenants, subscriptions, tenants that are gone, the slot
+//! values in the order in which they depend on each other: keys of callers, tenants, subscriptions, tenants that are gone, the slot
 //! table. What changes meanwhile is the next round's. So a slow agent costs a set of keys, never a queue of changes.
 //!
 //! **Invariants:** one update at a time is without its answer; an agent stands at a revision only once it has all

@@ -48,6 +48,7 @@ impl Round {
             keys,
         };
         let phases = [
+            phase(ResourceType::Key, keys_with(contents, keys::KEYS).collect()),
             phase(
                 ResourceType::Tenant,
                 keys_with(contents, keys::TENANTS).collect(),
@@ -67,6 +68,7 @@ impl Round {
     /// What changed or is gone.
     pub(super) fn delta(contents: &Contents, keys: BTreeSet<Arc<str>>) -> Self {
         let mut phases = [
+            ResourceType::Key,
             ResourceType::Tenant,
             ResourceType::Subscription,
             ResourceType::Tenant,
@@ -74,14 +76,16 @@ impl Round {
         ]
         .map(|kind| Phase::changes(kind, VecDeque::new()));
         for key in keys {
-            let phase = if key.starts_with(keys::SUBSCRIPTIONS) {
-                1
-            } else if &*key == keys::SLOTS {
-                3
-            } else if contents.get(&key).is_some() {
+            let phase = if key.starts_with(keys::KEYS) {
                 0
-            } else {
+            } else if key.starts_with(keys::SUBSCRIPTIONS) {
                 2
+            } else if &*key == keys::SLOTS {
+                4
+            } else if contents.get(&key).is_some() {
+                1
+            } else {
+                3
             };
             phases[phase].keys.push_back(key);
         }
@@ -169,7 +173,7 @@ impl Phase {
 pub(super) fn is_told(key: &str, owned: &BTreeSet<u16>) -> bool {
     match keys::parse(key) {
         Some(Kind::Subscription(slot, _)) => owned.contains(&slot.0),
-        Some(Kind::Tenant(_) | Kind::Slots) => true,
+        Some(Kind::Key(_) | Kind::Tenant(_) | Kind::Slots) => true,
         Some(Kind::Agent(_) | Kind::Fleet) | None => false,
     }
 }

@@ -73,6 +73,7 @@ fn brief(draft: &Draft) -> String {
         ResourceType::Tenant => "tenants",
         ResourceType::Subscription => "subscriptions",
         ResourceType::SlotTable => "slots",
+        ResourceType::Key => "keys",
         ResourceType::Unspecified => "?",
     };
     let flags = [(draft.full, " full"), (draft.last_chunk, " last")];
@@ -134,19 +135,40 @@ fn a_new_agent_gets_everything_in_order_and_stands_only_at_the_end() {
         put("subscription/0001/t/mine", 2, ""),
         put("subscription/0002/t/other", 3, ""),
         slots(4, &[0, 1]),
+        put("key/k", 5, ""),
     ]);
     let mut session = session(None, &contents);
     let said = talk(&mut session, &contents);
     let expected = [
+        "keys full last ->0 k@5",
         "tenants full last ->0 t@1",
         "subscriptions full last ->0 mine@2",
-        "slots full last ->4 slots@4",
-        "bookmark 4",
+        "slots full last ->5 slots@4",
+        "bookmark 5",
     ];
     assert_eq!(said, expected);
     assert_eq!(
         (session.stand(), session.answered(), session.is_live()),
-        (4, 4, true)
+        (5, 5, true)
+    );
+}
+
+#[test]
+fn keys_that_come_and_go_are_told_before_the_rest() {
+    let mut contents = contents(vec![put("key/old", 1, ""), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    apply(
+        &mut contents,
+        vec![
+            put("tenant/t", 3, ""),
+            put("key/new", 4, ""),
+            delete("key/old", 5),
+        ],
+    );
+    assert_eq!(
+        talk(&mut session, &contents),
+        ["keys last ->2 new@4 -old", "tenants last ->5 t@3"]
     );
 }
 
@@ -154,10 +176,7 @@ fn a_new_agent_gets_everything_in_order_and_stands_only_at_the_end() {
 fn an_empty_set_is_told_too() {
     let contents = contents(vec![slots(1, &[])]);
     let said = talk(&mut session(None, &contents), &contents);
-    assert_eq!(
-        said[..2],
-        ["tenants full last ->0", "subscriptions full last ->0"]
-    );
+    assert_eq!(said[..2], ["keys full last ->0", "tenants full last ->0"]);
 }
 
 #[test]
@@ -166,7 +185,7 @@ fn nothing_is_told_before_the_first_placement() {
     let mut session = session(None, &contents);
     assert_eq!(talk(&mut session, &contents), [""; 0]);
     apply(&mut contents, vec![slots(2, &[0])]);
-    assert_eq!(talk(&mut session, &contents).len(), 4);
+    assert_eq!(talk(&mut session, &contents).len(), 5);
 }
 
 #[test]

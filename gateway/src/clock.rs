@@ -1,4 +1,4 @@
-//! The only file of the control plane that reads time. Tests hold a clock that they set.
+//! The only file of the gateway, and of the control plane, that reads time. Tests hold a clock that they set.
 
 use std::{
     sync::{

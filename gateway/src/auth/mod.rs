@@ -1,0 +1,131 @@
+//! Who may call what.
+//!
+//! - [`scope`], [`methods`]: what there is to allow, and what each method asks.
+//! - [`key`], [`keyring`]: what callers hold, and what it opens.
+//! - [`credential`]: what a request shows. [`principal`]: who calls, once that is known.
+//! - [`decision`]: whether they may. `layer`: where requests are stopped. `ownership`: whether what they send is about their own.
+
+pub mod credential;
+pub mod decision;
+pub mod key;
+pub mod keyring;
+pub(crate) mod layer;
+pub mod methods;
+mod ownership;
+pub mod principal;
+pub mod scope;
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderMap;
+
+use self::{
+    credential::Credential,
+    key::{ApiKey, Digest},
+    keyring::{Keyring, Refusal},
+    principal::Principal,
+};
+use crate::{clock::Clock, status::ApiError};
+
+/// When to ask again a server that does not know the keys yet.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Finds out who calls; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Auth(Option<Arc<On>>);
+
+#[derive(Debug)]
+struct On {
+    keyring: Keyring,
+    /// The key of this process, by which its own parts call each other.
+    own: Option<(Digest, Principal)>,
+    clock: Clock,
+}
+
+// === impl Auth ===
+
+impl Auth {
+    /// Asks nobody: whoever reaches the listener may do everything.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Asks everybody.
+    #[must_use]
+    pub fn on(keyring: Keyring, clock: Clock) -> Self {
+        Self(Some(Arc::new(On {
+            keyring,
+            own: None,
+            clock,
+        })))
+    }
+
+    /// Lets a part of this process in with a key that lives no longer than the process does.
+    #[must_use]
+    pub fn with_own_key(self, key: &ApiKey, principal: Principal) -> Self {
+        let own = Some((key.digest(), principal));
+        Self(self.0.map(|on| {
+            Arc::new(On {
+                keyring: on.keyring.clone(),
+                own,
+                clock: on.clock.clone(),
+            })
+        }))
+    }
+
+    /// Whether anybody is asked.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Who sends a request; `None` if it does not say, or nobody is asked.
+    fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+        let Some(on) = &self.0 else {
+            return Ok(None);
+        };
+        match Credential::read(headers).map_err(|_| invalid())? {
+            Some(Credential::Key(key)) => on.open(&key).map(Some),
+            Some(Credential::Token(_)) => Err(invalid()),
+            None => Ok(None),
+        }
+    }
+}
+
+// === impl On ===
+
+impl On {
+    fn open(&self, key: &ApiKey) -> Result<Principal, ApiError> {
+        if let Some((digest, principal)) = &self.own
+            && *digest == key.digest()
+        {
+            return Ok(principal.clone());
+        }
+        let opened = self.keyring.open(key, self.clock.now());
+        opened.map_err(|refusal| match refusal {
+            Refusal::Unknown => invalid(),
+            Refusal::Expired => {
+                ApiError::unauthenticated("CREDENTIAL_EXPIRED", "the credential has expired")
+            }
+            Refusal::NotReady => {
+                let message = "this server does not know the keys yet";
+                ApiError::unavailable("NOT_READY", message, RETRY_AFTER)
+            }
+        })
+    }
+}
+
+/// Says no more than that: whoever guesses learns nothing.
+fn invalid() -> ApiError {
+    ApiError::unauthenticated("CREDENTIAL_INVALID", "the credential is not valid")
+}
+
+/// Who calls.
+///
+/// # Errors
+/// `PERMISSION_DENIED` if nobody has found out, which is a fault of ours.
+pub fn caller<T>(request: &tonic::Request<T>) -> Result<Principal, ApiError> {
+    let caller = request.extensions().get::<Principal>();
+    caller.cloned().ok_or_else(ApiError::permission_denied)
+}
