@@ -1,12 +1,13 @@
 //! The connection of a command to a server.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
-use tonic::transport::{Channel, Endpoint};
+use hookfleet_gateway::peers::{Authorization, Peer};
+use tonic::transport::Endpoint;
 
-use crate::output::Output;
+use crate::{key_file, output::Output};
 
 /// Which server, and how to print what it says.
 #[derive(Clone, Debug, Args)]
@@ -20,6 +21,24 @@ pub(crate) struct Client {
         value_name = "URL"
     )]
     server: String,
+    /// The API key to show. It is better kept in a file or in the environment, where others do not see it.
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKFLEET_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    api_key: Option<String>,
+    /// A file with the API key to show.
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKFLEET_API_KEY_FILE",
+        value_name = "FILE",
+        conflicts_with = "api_key"
+    )]
+    api_key_file: Option<PathBuf>,
     /// How results are printed.
     #[arg(long, short, global = true, default_value = "table")]
     pub(crate) output: Output,
@@ -27,13 +46,20 @@ pub(crate) struct Client {
 
 impl Client {
     /// Connects.
-    pub(crate) async fn connect(&self) -> anyhow::Result<Channel> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<Peer> {
+        let key = match (&self.api_key, &self.api_key_file) {
+            (Some(key), _) => Some(key.parse().context("the API key given")?),
+            (None, Some(file)) => Some(key_file::load_api_key(file)?),
+            (None, None) => None,
+        };
+        let authorization = key.as_ref().map(Authorization::with).unwrap_or_default();
         let endpoint = Endpoint::from_shared(self.server.clone())
             .with_context(|| format!("{} is not a URL", self.server))?;
-        endpoint
+        let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             .connect()
             .await
-            .with_context(|| format!("cannot reach {}", self.server))
+            .with_context(|| format!("cannot reach {}", self.server))?;
+        Ok(authorization.on(channel))
     }
 }

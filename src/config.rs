@@ -14,7 +14,14 @@ use figment::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// What `HOOKFLEET_*` names that is not configuration of a service.
-const OTHER_VARIABLES: [&str; 4] = ["log", "log_format", "server", "config"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "log",
+    "log_format",
+    "server",
+    "api_key",
+    "api_key_file",
+    "config",
+];
 
 /// What a configuration has to say about itself.
 pub(crate) trait Validate {
@@ -48,6 +55,8 @@ pub(crate) struct Standalone {
     pub(crate) listen: SocketAddr,
     /// Where everything is kept.
     pub(crate) data_dir: PathBuf,
+    /// Callers show an API key. The first one is written into `first.key` in `data_dir`.
+    pub(crate) authentication: bool,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -61,6 +70,12 @@ pub(crate) struct ControlPlane {
     pub(crate) etcd: Vec<String>,
     /// The key that seals secrets, the same for every control plane. Made if there is none.
     pub(crate) key_file: PathBuf,
+    /// Callers show an API key, and so do the processes of the fleet to each other.
+    pub(crate) authentication: bool,
+    /// Where the first control plane of all writes the first key, which opens everything.
+    pub(crate) first_key_file: PathBuf,
+    /// The key with which the processes of the fleet call each other; the first control plane of all writes it.
+    pub(crate) fleet_key_file: PathBuf,
     /// How long an agent may be away before others get its slots, in seconds; the life of its lease, 15 s, comes first.
     pub(crate) agent_hold_seconds: u64,
     /// Callback URLs may be on loopback, and plain http there.
@@ -86,6 +101,10 @@ pub(crate) struct Agent {
     pub(crate) weight: u16,
     /// A termination signal means a restart: slots and what waits stay here. Else other agents take them.
     pub(crate) keep_slots: bool,
+    /// Callers show an API key, and so do the processes of the fleet to each other.
+    pub(crate) authentication: bool,
+    /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
+    pub(crate) fleet_key_file: PathBuf,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -159,6 +178,7 @@ impl Default for Standalone {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             data_dir: "hookfleet-data".into(),
+            authentication: false,
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -174,6 +194,9 @@ impl Default for ControlPlane {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
             key_file: "hookfleet-secrets.key".into(),
+            authentication: false,
+            first_key_file: "hookfleet-first.key".into(),
+            fleet_key_file: "hookfleet-fleet.key".into(),
             agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
@@ -191,6 +214,8 @@ impl Default for Agent {
             agent_id: String::new(),
             weight: 100,
             keep_slots: false,
+            authentication: false,
+            fleet_key_file: "hookfleet-fleet.key".into(),
             delivery: Delivery::default(),
         }
     }
@@ -218,9 +243,8 @@ impl Validate for Delivery {
 impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
-        if !self.listen.ip().is_loopback() {
-            let problem =
-                "listen: must be on loopback: the standalone server asks nobody who they are";
+        if !(self.listen.ip().is_loopback() || self.authentication) {
+            let problem = "listen: must be on loopback while nobody is asked who they are: set authentication";
             problems.push(problem.to_owned());
         }
         problems

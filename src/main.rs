@@ -1,5 +1,6 @@
 //! The one binary: reads the command line, sets up logs, runs the command. Composition only.
 
+mod access;
 mod bench;
 mod client;
 mod command;
@@ -8,6 +9,7 @@ mod demo;
 mod key_file;
 mod output;
 mod process;
+mod running;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -12,71 +12,22 @@ use hookfleet_control_plane::{
 use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
-    listener::{self, Lifetimes},
-    readiness::Readiness,
-    services::Services,
+    auth::Auth, clock::Clock, peers::Authorization, readiness::Readiness, services::Services,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    task::JoinHandle,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
 
-use crate::{config, key_file, output};
-
-/// Requests are short; streams are told to end.
-const LIFETIMES: Lifetimes = Lifetimes {
-    connection: Duration::from_secs(30 * 60),
-    drain: Duration::from_secs(5),
+use crate::{
+    access::{self, Access},
+    config, key_file,
+    running::{Parts, Running, SUBSCRIPTIONS},
 };
-/// The condition of readiness that an agent keeps up to date.
-const SUBSCRIPTIONS: &str = "subscriptions";
+
 /// The condition of readiness of a control plane.
 const STORE: &str = hookfleet_control_plane::config::CONDITION;
 
-/// A running process.
-#[derive(Debug)]
-pub(crate) struct Running {
-    /// Where it listens.
-    pub(crate) address: SocketAddr,
-    shutdown: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
 /// Everything in one process on embedded storage.
 pub(crate) struct Standalone;
-
-// === impl Running ===
-
-impl Running {
-    /// Says where it listens and runs until a signal, or until a part of it fails. A second signal
-    /// ends the process at once; what was acknowledged is durable at any time.
-    pub(crate) async fn until_signal(mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        // Whoever reads this may end it at once, and in order.
-        output::line(format_args!("listening on http://{}", self.address));
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            ended = &mut self.task => return ended?,
-        }
-        tracing::info!("shutting down");
-        tokio::select! {
-            ended = self.stop() => ended,
-            _ = terminate.recv() => std::process::exit(1),
-            _ = interrupt.recv() => std::process::exit(1),
-        }
-    }
-
-    /// Ends it in order and waits for that.
-    pub(crate) async fn stop(self) -> anyhow::Result<()> {
-        self.shutdown.cancel();
-        self.task.await?
-    }
-}
 
 // === impl Standalone ===
 
@@ -86,13 +37,14 @@ impl Standalone {
         let config::Standalone {
             listen,
             data_dir,
+            authentication,
             delivery,
         } = config;
         create(&data_dir)?;
         let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
         let store = Embedded::open(data_dir.join("control-plane"), Retention::default());
         let store: Arc<dyn Store> = Arc::new(store.await.context("cannot open the store")?);
-        let (listener, address) = bind(listen).await?;
+        let (listener, address) = bind(listen, authentication).await?;
         let readiness = Readiness::new(&[STORE, SUBSCRIPTIONS]);
         let control_plane = hookfleet_control_plane::Config::new(
             store,
@@ -101,6 +53,11 @@ impl Standalone {
             readiness.clone(),
         );
         let control_plane = ControlPlane::start(control_plane).await?;
+        let access = if authentication {
+            Access::standalone(&control_plane, &data_dir.join("first.key")).await?
+        } else {
+            Access::open()
+        };
         let identity =
             Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
         let own = format!("http://{address}");
@@ -109,9 +66,12 @@ impl Standalone {
             address: own.clone(),
             weight: 100,
             leaves: false,
+            authorization: access.authorization,
         };
         let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
         let services = Services::new(readiness.clone())
+            .guarded(access.auth)
+            .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
             .with(control_plane.fleet_service())
@@ -140,7 +100,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     let agent_hold = Duration::from_secs(config.agent_hold_seconds);
     let store = Etcd::connect(etcd::Config::new(config.etcd));
     let store: Arc<dyn Store> = Arc::new(store.await.context("cannot use etcd")?);
-    let (listener, address) = bind(config.listen).await?;
+    let (listener, address) = bind(config.listen, config.authentication).await?;
     let readiness = Readiness::new(&[STORE]);
     let control_plane = hookfleet_control_plane::Config::new(
         store,
@@ -153,12 +113,20 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         ..control_plane
     };
     let control_plane = ControlPlane::start(control_plane).await?;
+    let access = if config.authentication {
+        let (first, fleet) = (&config.first_key_file, &config.fleet_key_file);
+        Access::control_plane(&control_plane, first, fleet).await?
+    } else {
+        Access::open()
+    };
     let services = Services::new(readiness)
+        .guarded(access.auth)
+        .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
         .with(control_plane.fleet_service())
         .with(control_plane.sync_service())
-        .with(control_plane.delivery_service());
+        .with(control_plane.delivery_service(access.authorization));
     let mut parts = Parts::new();
     parts.run_control_plane(control_plane);
     parts.serve(listener, services)?;
@@ -173,7 +141,12 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         id => Some(id.parse().context("agent_id")?),
     };
     let identity = Identity::load_or_create(&config.data_dir, agent_id, rand::random())?;
-    let (listener, address) = bind(config.listen).await?;
+    let (listener, address) = bind(config.listen, config.authentication).await?;
+    let authorization = if config.authentication {
+        access::of_fleet(&config.fleet_key_file)?
+    } else {
+        Authorization::default()
+    };
     let advertise = match config.advertise {
         it if it.is_empty() => format!("http://{address}"),
         it => it,
@@ -184,6 +157,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         address: advertise,
         weight: config.weight,
         leaves: !config.keep_slots,
+        authorization,
     };
     let agent = build_agent(
         member,
@@ -192,7 +166,13 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         &config.delivery,
     )
     .await?;
+    let auth = if config.authentication {
+        Auth::on(agent.keyring(), Clock::system())
+    } else {
+        Auth::off()
+    };
     let services = Services::new(readiness.clone())
+        .guarded(auth)
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());
@@ -202,91 +182,6 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     Ok(parts.running(address))
 }
 
-/// The tasks of a process in the order in which they end: each is of use to those before it.
-struct Parts {
-    parts: Vec<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
-}
-
-impl Parts {
-    fn new() -> Self {
-        Self { parts: Vec::new() }
-    }
-
-    fn run_agent(&mut self, agent: Agent, readiness: Readiness) {
-        self.add(async move |shutdown| {
-            let (ready, ending) = (agent.ready(), shutdown.clone());
-            let telling = tokio::spawn(async move {
-                ready.cancelled().await;
-                readiness.set(SUBSCRIPTIONS, true);
-                // Who ends is sent nothing new.
-                ending.cancelled().await;
-                readiness.set(SUBSCRIPTIONS, false);
-            });
-            let ended = agent.run(shutdown).await;
-            telling.abort();
-            Ok(ended?)
-        });
-    }
-
-    fn run_control_plane(&mut self, control_plane: ControlPlane) {
-        self.add(async move |shutdown| {
-            control_plane.run(shutdown).await;
-            Ok(())
-        });
-    }
-
-    fn serve(&mut self, listener: TcpListener, services: Services) -> anyhow::Result<()> {
-        let router = services.into_router()?;
-        self.add(async move |shutdown| {
-            listener::serve(listener, router, LIFETIMES, shutdown).await;
-            Ok(())
-        });
-        Ok(())
-    }
-
-    fn add<F, T>(&mut self, part: F)
-    where
-        F: FnOnce(CancellationToken) -> T,
-        T: Future<Output = anyhow::Result<()>> + Send + 'static,
-    {
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(part(shutdown.clone()));
-        self.parts.push((shutdown, task));
-    }
-
-    fn running(self, address: SocketAddr) -> Running {
-        let shutdown = CancellationToken::new();
-        let asked = shutdown.clone();
-        let task = tokio::spawn(async move {
-            let mut parts = self.parts;
-            // One part without the others is of no use.
-            let failed = {
-                let ends = parts.iter_mut().map(|(_, task)| task);
-                let any = futures::future::select_all(ends);
-                tokio::select! {
-                    () = asked.cancelled() => None,
-                    (ended, index, _) = any => Some((ended, index)),
-                }
-            };
-            let mut result = Ok(());
-            if let Some((ended, index)) = failed {
-                drop(parts.remove(index));
-                result = ended?;
-            }
-            for (shutdown, task) in parts {
-                shutdown.cancel();
-                result = result.and(task.await?);
-            }
-            result
-        });
-        Running {
-            address,
-            shutdown,
-            task,
-        }
-    }
-}
-
 /// What an agent is to its fleet.
 struct Member {
     identity: Identity,
@@ -294,6 +189,8 @@ struct Member {
     weight: u16,
     /// Others take its slots when it ends.
     leaves: bool,
+    /// What it shows other processes.
+    authorization: Authorization,
 }
 
 async fn build_agent(
@@ -317,6 +214,7 @@ async fn build_agent(
     })?;
     let drain_timeout = Duration::from_secs(delivery.drain_seconds);
     let config = AgentConfig {
+        authorization: member.authorization,
         identity: member.identity,
         address: member.address,
         weight: member.weight,
@@ -371,12 +269,12 @@ fn rules(allow_loopback: bool, allow_http: bool) -> Rules {
     }
 }
 
-async fn bind(listen: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+async fn bind(listen: SocketAddr, asks: bool) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
+    if !(address.ip().is_loopback() || asks) {
         tracing::warn!(%address, "whoever reaches this listener is trusted, with secrets too");
     }
     Ok((listener, address))

@@ -4,9 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use hookfleet_contract::seal::Sealer;
 use hookfleet_gateway::{
-    auth::{key::ApiKey, keyring::Keyring},
-    page::Pages,
-    readiness::Readiness,
+    auth::keyring::Keyring, page::Pages, peers::Authorization, readiness::Readiness,
 };
 use hookfleet_proto::{
     fleet::{
@@ -30,7 +28,7 @@ use crate::{
         Api, creation::Leases, delivery::Deliveries, fleet::Agents, key::Keys,
         subscription::Subscriptions, sync::Sync, tenant::Tenants,
     },
-    bootstrap::{self, Bootstrap},
+    bootstrap::{self, Bootstrap, FirstKeys},
     cache::Cache,
     config::{CONDITION, Config},
     keyring, keys,
@@ -173,15 +171,15 @@ impl ControlPlane {
         self.keyring.clone()
     }
 
-    /// Makes the first key if there was none. `show` is given it before it is in force.
+    /// Makes the first keys if there were none. `show` is given them before they are in force.
     ///
     /// # Errors
     /// See [`bootstrap::Error`].
-    pub async fn first_key(
+    pub async fn first_keys(
         &self,
-        show: impl FnOnce(&ApiKey) -> io::Result<()>,
+        show: impl FnOnce(&FirstKeys) -> io::Result<()>,
     ) -> Result<Bootstrap, bootstrap::Error> {
-        bootstrap::first_key(&self.api, show).await
+        bootstrap::first_keys(&self.api, show).await
     }
 
     /// `SyncService`, for a listener that agents reach. It hands out secrets.
@@ -192,10 +190,15 @@ impl ControlPlane {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// `DeliveryService` for the whole fleet, for a listener that has no agent's own.
+    /// `DeliveryService` for the whole fleet, for a listener that has no agent's own. Agents are called with
+    /// `authorization`.
     #[must_use]
-    pub fn delivery_service(&self) -> DeliveryServiceServer<impl DeliveryService + use<>> {
-        DeliveryServiceServer::new(Deliveries(Deliverers::new(Arc::clone(&self.api))))
+    pub fn delivery_service(
+        &self,
+        authorization: Authorization,
+    ) -> DeliveryServiceServer<impl DeliveryService + use<>> {
+        let deliverers = Deliverers::new(Arc::clone(&self.api), authorization);
+        DeliveryServiceServer::new(Deliveries(deliverers))
     }
 
     /// The inner parts, for tests that call them without a network.

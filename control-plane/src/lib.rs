@@ -6,7 +6,7 @@
 //! - [`model`]: what tenants, subscriptions and agents are. Pure.
 //! - [`store`]: what is remembered. [`keys`]: where. [`stored`] and [`vault`]: in which form, and sealed how.
 //! - [`cache`]: the store in memory. [`keyring`]: the keys of callers that are in force, out of it.
-//! - [`bootstrap`]: the first key of all.
+//! - [`bootstrap`]: the first keys of all.
 //! - [`fleet`]: the agents and how far they are. Pure.
 //! - [`placement`]: who owns which slots. Pure. [`reconciler`] puts it into the store.
 //! - [`sync`]: sessions with agents.

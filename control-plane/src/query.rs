@@ -7,10 +7,13 @@ use hookfleet_contract::{
     name::{AgentId, TenantId},
     slot::slot_of,
 };
-use hookfleet_gateway::{page::Pages, peers::Peers, status::ApiError};
+use hookfleet_gateway::{
+    page::Pages,
+    peers::{Authorization, Peer, Peers},
+    status::ApiError,
+};
 use hookfleet_proto::fleet::StoredAgent;
 use prost::Message as _;
-use tonic::transport::Channel;
 
 use crate::{api::Api, keys};
 
@@ -28,14 +31,14 @@ pub(crate) struct Deliverers {
 pub(crate) struct Deliverer {
     pub(crate) agent: AgentId,
     /// A connection, made when it is used.
-    pub(crate) channel: Channel,
+    pub(crate) peer: Peer,
 }
 
 impl Deliverers {
-    pub(crate) fn new(api: Arc<Api>) -> Self {
+    pub(crate) fn new(api: Arc<Api>, authorization: Authorization) -> Self {
         Self {
             api,
-            peers: Peers::default(),
+            peers: Peers::new(authorization),
         }
     }
 
@@ -72,9 +75,9 @@ impl Deliverers {
             });
             is_owner || self.noted().values().any(|it| it == address)
         };
-        let channel = self.peers.channel(address, current);
-        let channel = channel.map_err(|_| ApiError::internal("an agent has no usable address"))?;
-        Ok(Deliverer { agent, channel })
+        let peer = self.peers.peer(address, current);
+        let peer = peer.map_err(|_| ApiError::internal("an agent has no usable address"))?;
+        Ok(Deliverer { agent, peer })
     }
 
     fn noted(&self) -> BTreeMap<AgentId, String> {

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use hookfleet_contract::{event::Limits, target::Rules};
 use hookfleet_egress::Egress;
+use hookfleet_gateway::peers::Authorization;
 use tonic::transport::Endpoint;
 
 use crate::identity::Identity;
@@ -17,6 +18,8 @@ pub struct Config {
     pub address: String,
     /// Its share of the slots, beside the weights of other agents.
     pub weight: u16,
+    /// What it shows other processes.
+    pub authorization: Authorization,
     /// Control planes, tried in turn.
     pub control_planes: Vec<Endpoint>,
     /// Where everything durable is kept.

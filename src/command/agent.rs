@@ -39,6 +39,14 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]
     keep_slots: bool,
+    /// Ask callers who they are: they show an API key.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    authentication: bool,
+    /// The key with which the processes of the fleet call each other [default: hookfleet-fleet.key].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet_key_file: Option<PathBuf>,
     /// The most attempts in flight at once [default: 4096].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

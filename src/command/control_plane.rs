@@ -24,6 +24,18 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     key_file: Option<PathBuf>,
+    /// Ask callers who they are: they show an API key.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    authentication: bool,
+    /// Where the first control plane of all writes the first key [default: hookfleet-first.key].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_key_file: Option<PathBuf>,
+    /// The key with which the processes of the fleet call each other [default: hookfleet-fleet.key].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet_key_file: Option<PathBuf>,
     /// How many seconds an agent may be away, beyond 15, before others get its slots [default: 15].
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]

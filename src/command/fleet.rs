@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use hookfleet_gateway::peers::Peer;
 use hookfleet_proto::v1::{
     Agent, FleetPolicy, GetFleetPolicyRequest, GetPlacementRequest, ListAgentsRequest, Placement,
     SlotPin, UpdateFleetPolicyRequest, fleet_service_client::FleetServiceClient,
 };
 use tokio::time::sleep;
-use tonic::transport::Channel;
 
 use crate::{
     client::Client,
@@ -66,7 +66,7 @@ enum Verb {
     },
 }
 
-struct Fleet(FleetServiceClient<Channel>);
+struct Fleet(FleetServiceClient<Peer>);
 
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ mod agent;
 mod control_plane;
 mod deliveries;
 mod fleet;
+mod key;
 pub(crate) mod publish;
 mod standalone;
 mod subscription;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Bench(crate::bench::Arguments),
     #[command(hide = true)]
     BenchPart(crate::bench::Part),
+    /// Manage the API keys of callers.
+    Key(key::Arguments),
     /// Manage tenants.
     Tenant(tenant::Arguments),
     /// Manage subscriptions.
@@ -58,6 +61,7 @@ impl Command {
             Self::Demo(arguments) => arguments.run().await,
             Self::Bench(arguments) => arguments.run().await,
             Self::BenchPart(part) => part.run().await,
+            Self::Key(arguments) => arguments.run().await,
             Self::Tenant(arguments) => arguments.run().await,
             Self::Subscription(arguments) => arguments.run().await,
             Self::Publish(arguments) => arguments.run().await,

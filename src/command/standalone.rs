@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::Common;
+use super::{Common, is_false};
 use crate::{config, process};
 
 /// Run everything in one process on embedded storage.
@@ -19,6 +19,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
+    /// Ask callers who they are: they show an API key.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    authentication: bool,
     /// The most attempts in flight at once [default: 4096].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

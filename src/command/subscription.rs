@@ -1,6 +1,7 @@
 //! `hookfleet subscription`: manage subscriptions.
 
 use clap::{Args, Subcommand, ValueEnum};
+use hookfleet_gateway::peers::Peer;
 use hookfleet_proto::v1::{
     BodyMode, CreateSubscriptionRequest, DeleteSubscriptionRequest, GetSubscriptionRequest,
     ListSubscriptionsRequest, Ordering, ResumeSubscriptionRequest, RetryPolicy,
@@ -9,7 +10,6 @@ use hookfleet_proto::v1::{
     subscription_service_client::SubscriptionServiceClient,
 };
 use prost_types::Duration;
-use tonic::transport::Channel;
 
 use crate::{
     client::Client,
@@ -209,7 +209,7 @@ impl Arguments {
 }
 
 async fn list(
-    client: &mut SubscriptionServiceClient<Channel>,
+    client: &mut SubscriptionServiceClient<Peer>,
     tenant: &str,
     filter: String,
     output: Output,

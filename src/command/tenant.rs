@@ -1,11 +1,11 @@
 //! `hookfleet tenant`: manage tenants.
 
 use clap::{Args, Subcommand};
+use hookfleet_gateway::peers::Peer;
 use hookfleet_proto::v1::{
     CreateTenantRequest, DeleteTenantRequest, GetTenantRequest, ListTenantsRequest,
     ResumeTenantRequest, SuspendTenantRequest, Tenant, tenant_service_client::TenantServiceClient,
 };
-use tonic::transport::Channel;
 
 use crate::{
     client::Client,
@@ -111,7 +111,7 @@ impl Arguments {
 }
 
 async fn list(
-    tenants: &mut TenantServiceClient<Channel>,
+    tenants: &mut TenantServiceClient<Peer>,
     filter: String,
     output: Output,
 ) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod bench;
 mod broadcast;
 mod command;
+mod door;
 mod engine;
 mod events;
 mod facade;

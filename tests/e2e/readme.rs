@@ -5,7 +5,7 @@ use std::{path::Path, process::Command, time::Duration};
 
 use crate::harness::{
     eventually,
-    process::{hookfleet, standalone},
+    process::{Process, hookfleet, standalone},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -102,6 +102,28 @@ async fn every_line_works_as_typed() {
         );
         assert!(config.contains("listen"), "{config}");
     }
+}
+
+#[tokio::test]
+async fn the_lines_about_keys_work_as_typed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = hookfleet();
+    command.args(["standalone", "--authentication", "--data-dir"]);
+    command.arg(dir.path().join("hookfleet-data"));
+    let server = Process::start(command, "127.0.0.1:0");
+    let lines = lines();
+    let begin = lines
+        .iter()
+        .position(|it| it.starts_with("export"))
+        .unwrap();
+    assert!(lines[begin - 1].contains("standalone --authentication"));
+    let place = dir.path().display();
+    let script = format!("cd {place}\n{}", lines[begin..begin + 3].join("\n"));
+    let printed = shell(&script, &server.address.to_string());
+    assert!(
+        printed.lines().any(|it| it.starts_with("whk_")),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -7,14 +7,14 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use hookfleet_contract::name::{
     AgentId, AgentName, DeliveryName, EventName, SubscriptionScope, TenantId,
 };
-use hookfleet_gateway::status::ApiError;
+use hookfleet_gateway::{peers::Peer, status::ApiError};
 use hookfleet_proto::v1::{
     Delivery, Event, GetDeliveryRequest, GetEventRequest, ListAttemptsRequest,
     ListAttemptsResponse, ListDeliveriesRequest, ListDeliveriesResponse, RedeliverDeliveryRequest,
     delivery_service_client::DeliveryServiceClient, delivery_service_server::DeliveryService,
 };
 use tokio::time::timeout;
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status};
 
 use super::parse;
 use crate::{
@@ -29,7 +29,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Names the list in page tokens.
 const LIST: &str = "deliveries of all agents";
 
-type Client = DeliveryServiceClient<Channel>;
+type Client = DeliveryServiceClient<Peer>;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -204,7 +204,7 @@ async fn ask<T, F>(agent: &Deliverer, call: impl FnOnce(Client) -> F) -> Result<
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
-    match timeout(DEADLINE, call(Client::new(agent.channel.clone()))).await {
+    match timeout(DEADLINE, call(Client::new(agent.peer.clone()))).await {
         Ok(Err(status)) if status.source().is_none() => Err(Failed::Refused(status)),
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) | Err(_) => Err(Failed::OutOfReach(agent.agent.clone())),

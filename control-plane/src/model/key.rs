@@ -73,11 +73,11 @@ pub(crate) fn create(
 }
 
 /// The first key, which opens everything. It lives for as long as a key may.
-pub(crate) fn first(name: &KeyName, now: Timestamp) -> Key {
+pub(crate) fn first(name: &KeyName, display_name: &str, scope: Scope, now: Timestamp) -> Key {
     Key {
         name: name.to_string(),
-        display_name: "first key".to_owned(),
-        scopes: vec![Scope::SystemAdmin.to_string()],
+        display_name: display_name.to_owned(),
+        scopes: vec![scope.to_string()],
         create_time: Some(now.into()),
         expire_time: Some((now + LIFETIME.1).into()),
         rotate_time: Some(now.into()),

@@ -13,7 +13,10 @@ use std::{collections::BTreeSet, error::Error as _, time::Duration};
 
 use bytes::Bytes;
 use hookfleet_contract::{name::DeliveryName, slot::Slot};
-use hookfleet_gateway::{peers::Peers, status::ApiError};
+use hookfleet_gateway::{
+    peers::{Authorization, Peer, Peers},
+    status::ApiError,
+};
 use hookfleet_proto::{
     fleet::{
         ForwardRequest, HandOverRequest, RedeliverRequest, relay_service_client::RelayServiceClient,
@@ -21,7 +24,7 @@ use hookfleet_proto::{
     v1::{PublishRequest, PublishResponse},
 };
 use tokio::time::timeout;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use crate::{
     ingest::redelivery::Redelivered,
@@ -56,10 +59,10 @@ pub enum Error {
 impl Relay {
     /// Speaks to the owners of slots.
     #[must_use]
-    pub fn new(slots: Slots) -> Self {
+    pub fn new(slots: Slots, authorization: Authorization) -> Self {
         Self {
             slots,
-            peers: Peers::default(),
+            peers: Peers::new(authorization),
         }
     }
 
@@ -117,14 +120,14 @@ impl Relay {
         })
     }
 
-    fn client(&self, owner: &Owner) -> Result<RelayServiceClient<Channel>, Error> {
+    fn client(&self, owner: &Owner) -> Result<RelayServiceClient<Peer>, Error> {
         let table = self.slots.table();
         let current = |address: &str| table.owners.iter().any(|it| it.address == address);
-        let channel = self.peers.channel(&owner.address, current);
-        let channel = channel.map_err(|_| {
+        let peer = self.peers.peer(&owner.address, current);
+        let peer = peer.map_err(|_| {
             Error::Refused(ApiError::internal("an agent has no usable address").into())
         })?;
-        Ok(RelayServiceClient::new(channel)
+        Ok(RelayServiceClient::new(peer)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
             .max_decoding_message_size(MAX_MESSAGE_BYTES))
     }

@@ -6,7 +6,7 @@
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use hookfleet_contract::subscription::Subscription;
-use hookfleet_gateway::auth::keyring::Keyring;
+use hookfleet_gateway::{auth::keyring::Keyring, peers::Authorization};
 use hookfleet_proto::{
     fleet::{
         Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, Welcome,
@@ -57,6 +57,8 @@ pub struct Identity {
 pub struct Config {
     /// Control planes to try in turn: `http://host:port`.
     pub control_planes: Vec<Endpoint>,
+    /// What it shows them.
+    pub authorization: Authorization,
     /// Who this agent is.
     pub identity: Identity,
     /// What is known, perhaps from a snapshot.
@@ -236,7 +238,7 @@ impl Client {
         // Few messages are under way at once: one acknowledgement, one heartbeat, some reports.
         let (requests, stream) = mpsc::channel(16);
         send(&requests, Request::Hello(self.hello())).await?;
-        let mut client = SyncServiceClient::new(channel)
+        let mut client = SyncServiceClient::new(self.config.authorization.on(channel))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let opening = async {

@@ -78,7 +78,7 @@ mod tests {
     use hookfleet_proto::DESCRIPTORS;
 
     use super::*;
-    use crate::auth::scope::Scope;
+    use crate::auth::scope::{Scope, Scopes};
 
     fn principal(reach: Reach, scope: Scope) -> Principal {
         Principal::new("somebody", reach, [scope].into_iter().collect())
@@ -91,7 +91,8 @@ mod tests {
             let access = Access::of(&methods, path);
             assert_eq!(access.decide(None), Decision::Denied, "{path}");
             for scope in Scope::ALL {
-                let opens = scope == method.scope || scope == Scope::SystemAdmin;
+                let opens = [scope].into_iter().collect::<Scopes>().allow(method.scope);
+                assert!(opens || scope != method.scope && scope != Scope::SystemAdmin);
                 let operator = access.decide(Some(&principal(Reach::Fleet, scope)));
                 assert_eq!(operator == Decision::Allowed, opens, "{path} by {scope}");
                 let acme = Reach::Tenant("acme".parse().unwrap());

@@ -11,6 +11,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use hookfleet_contract::name::TenantId;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::Limited;
 use tonic::{Code, Status};
@@ -20,7 +21,7 @@ use super::{
     decision::{Access, Decision},
     methods::Methods,
     ownership::Owned,
-    principal::Principal,
+    principal::{Principal, Reach},
 };
 use crate::{status::ApiError, transcode};
 
@@ -39,6 +40,15 @@ tokio::task_local! {
 pub(crate) struct Guard {
     pub(crate) auth: Auth,
     pub(crate) methods: Arc<Methods>,
+}
+
+/// Whose the request is that this task answers, if its credential is a tenant's.
+pub(crate) fn tenant_of_caller() -> Option<TenantId> {
+    let reach = CALLER.try_with(|caller| caller.reach().clone()).ok()?;
+    match reach {
+        Reach::Tenant(tenant) => Some(tenant),
+        Reach::Fleet => None,
+    }
 }
 
 /// Finds out who sends a request, and refuses those that do not say.

@@ -214,15 +214,16 @@ async fn a_key_is_of_a_tenant_that_exists_and_goes_with_it() {
 }
 
 #[tokio::test]
-async fn of_fifty_that_make_the_first_key_one_does() {
+async fn of_fifty_that_make_the_first_keys_one_does() {
     let plane = Plane::start().await;
     let shown = Arc::new(Mutex::new(Vec::new()));
     let racing = (0..50).map(|_| {
         let (api, shown) = (Arc::clone(&plane.api), Arc::clone(&shown));
         tokio::spawn(async move {
             let mut made = None;
-            let became = crate::bootstrap::first_key(&api, |key| {
-                made = Some(key.reveal().to_string());
+            let became = crate::bootstrap::first_keys(&api, |keys| {
+                let texts = [&keys.operator, &keys.fleet].map(|it| it.reveal().to_string());
+                made = Some(texts);
                 Ok(())
             });
             let became = became.await.unwrap();
@@ -238,12 +239,14 @@ async fn of_fifty_that_make_the_first_key_one_does() {
         .filter(|(became, _)| *became == Bootstrap::Made)
         .collect();
     assert_eq!(winners.len(), 1);
-    let (_, key) = winners[0];
-    plane.until_opens(key.as_ref().unwrap(), Ok(())).await;
+    let (_, keys) = winners[0];
+    for key in keys.as_ref().unwrap() {
+        plane.until_opens(key, Ok(())).await;
+    }
     let losers = shown
         .iter()
         .filter(|(became, _)| *became != Bootstrap::Made);
-    for key in losers.filter_map(|(_, key)| key.as_ref()) {
+    for key in losers.filter_map(|(_, keys)| keys.as_ref()).flatten() {
         assert_eq!(plane.opens(key, NOW), Err(Refusal::Unknown));
     }
     plane.stop().await;

@@ -11,6 +11,7 @@ use hookfleet_contract::{
     target::Rules,
     time::Timestamp,
 };
+use hookfleet_gateway::peers::Authorization;
 use hookfleet_proto::fleet::{SlotOwner, SlotTable};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
@@ -313,7 +314,7 @@ impl World {
         let redeliverer = Redeliverer {
             ingest,
             history: history.clone(),
-            relay: Relay::new(slots),
+            relay: Relay::new(slots, Authorization::default()),
         };
         Self {
             service: Deliveries::new(redeliverer, pages()),
