@@ -6,8 +6,9 @@
 //! - [`subscription`], [`target`], [`header`]: what may be subscribed.
 //! - [`mod@format`], [`signature`], [`request`]: the request.
 //! - [`response`], [`retry`]: what the answer means, and when the next attempt is due.
-//! - [`seal`]: how secrets are kept.
+//! - [`seal`]: how secrets are kept. [`digest`]: whether two sides know the same.
 
+pub mod digest;
 pub mod event;
 pub mod format;
 pub mod header;

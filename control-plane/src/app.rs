@@ -29,14 +29,14 @@ use crate::{
         subscription::Subscriptions, sync::Sync, tenant::Tenants,
     },
     bootstrap::{self, Bootstrap, FirstKeys},
-    cache::Cache,
+    cache::{Cache, era, guard::Guarded},
     config::{CONDITION, Config},
     keyring, keys,
     query::Deliverers,
     random, reconciler,
-    store::{self, Generation, Outcome, Store, Txn},
+    store::{self, Outcome, Store, Txn},
     sync::{
-        server::{Cluster, Server},
+        server::Server,
         suspensions::{self, Suspensions},
     },
     vault::{Place, Vault},
@@ -79,10 +79,10 @@ pub enum Error {
 pub struct ControlPlane {
     api: Arc<Api>,
     server: Arc<Server>,
-    generation: Generation,
     reports: mpsc::Receiver<SuspendReport>,
     readiness: Readiness,
     agent_hold: Duration,
+    audit_period: Duration,
     keyring: Keyring,
     draining: CancellationToken,
 }
@@ -96,15 +96,18 @@ impl ControlPlane {
     /// See [`Error`].
     pub async fn start(config: Config) -> Result<Self, Error> {
         let vault = Vault::new(config.sealing_key);
-        let generation = config.store.generation().await?;
+        let era = era::find(&*config.store).await?.era;
         let cluster = find_or_make_cluster(&*config.store, &vault, config.slot_count).await?;
         let slot_count = u16::try_from(cluster.slot_count).unwrap_or(0);
         config.readiness.set(CONDITION, false);
-        tracing::info!(cluster = cluster.cluster_id, %generation, slot_count, "control plane wired");
+        tracing::info!(cluster = cluster.cluster_id, %era, slot_count, "control plane wired");
 
+        let cache = Cache::new(era);
         let api = Arc::new(Api {
-            store: config.store,
-            cache: Cache::new(),
+            store: Arc::new(Guarded::new(Arc::clone(&config.store), cache.clone())),
+            unguarded: config.store,
+            cluster,
+            cache,
             fleet: Arc::default(),
             vault,
             pages: Pages::new(Sealer::new(config.sealing_key)),
@@ -116,13 +119,8 @@ impl ControlPlane {
         });
         let (suspensions, reports) = Suspensions::new();
         let draining = CancellationToken::new();
-        let cluster = Cluster {
-            id: cluster.cluster_id,
-            generation: generation.clone(),
-        };
         let server = Server::new(
             Arc::clone(&api),
-            cluster,
             config.heartbeat,
             suspensions,
             draining.clone(),
@@ -130,10 +128,10 @@ impl ControlPlane {
         Ok(Self {
             api,
             server: Arc::new(server),
-            generation,
             reports,
             readiness: config.readiness,
             agent_hold: config.agent_hold,
+            audit_period: config.audit_period,
             keyring: Keyring::default(),
             draining,
         })
@@ -212,10 +210,10 @@ impl ControlPlane {
         let Self {
             api,
             server,
-            generation,
             reports,
             readiness,
             agent_hold,
+            audit_period,
             keyring,
             draining,
         } = self;
@@ -229,7 +227,7 @@ impl ControlPlane {
         ));
         let cache = api.cache.clone();
         let mut progress = cache.progress();
-        let following = cache.follow(Arc::clone(&api.store), generation, api.slot_count);
+        let following = cache.follow(Arc::clone(&api.unguarded), api.slot_count, audit_period);
         let telling = async {
             loop {
                 let ready = progress.borrow_and_update().ready;

@@ -27,6 +27,8 @@ pub struct Config {
     pub max_subscriptions_per_tenant: usize,
     /// How long an agent may be away, besides the life of its lease, before others get its slots.
     pub agent_hold: Duration,
+    /// How often everything that is known of the store is compared with it.
+    pub audit_period: Duration,
     /// How often agents and the control plane give each other a sign of life.
     pub heartbeat: Duration,
     /// Tells the time.
@@ -50,6 +52,7 @@ impl Config {
             slot_count: DEFAULT_SLOT_COUNT,
             max_subscriptions_per_tenant: 100_000,
             agent_hold: Duration::from_secs(15),
+            audit_period: Duration::from_secs(300),
             heartbeat: Duration::from_secs(3),
             clock: Clock::system(),
         }

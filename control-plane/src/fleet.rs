@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use hookfleet_contract::{name::AgentId, time::Timestamp};
 
-use crate::store::Revision;
+use crate::{cache::era::Era, store::Revision};
 
 /// Names a session among those of this control plane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,8 +30,9 @@ pub(crate) struct Agent {
     pub(crate) version: String,
     /// It has had everything at least once.
     pub(crate) is_live: bool,
-    /// It has applied everything up to here.
+    /// It has applied everything up to here, of the store of this era.
     pub(crate) applied: Revision,
+    pub(crate) era: Era,
     pub(crate) last_heard: Timestamp,
     pub(crate) n_pending: i64,
 }
@@ -43,6 +44,7 @@ impl Fleet {
         id: &AgentId,
         address: String,
         version: String,
+        era: Era,
         now: Timestamp,
     ) -> SessionId {
         self.sessions_so_far += 1;
@@ -53,6 +55,7 @@ impl Fleet {
             version,
             is_live: false,
             applied: 0,
+            era,
             last_heard: now,
             n_pending: 0,
         };
@@ -118,8 +121,11 @@ mod tests {
     #[test]
     fn only_the_newest_session_is_heard() {
         let (mut fleet, id) = (Fleet::default(), "a".parse().unwrap());
-        let older = fleet.join(&id, "http://a".to_owned(), "1".to_owned(), Timestamp(1));
-        let newer = fleet.join(&id, "http://b".to_owned(), "1".to_owned(), Timestamp(2));
+        let mut join = |now| {
+            let (address, version) = ("http://a".to_owned(), "1".to_owned());
+            fleet.join(&id, address, version, Era::default(), Timestamp(now))
+        };
+        let (older, newer) = (join(1), join(2));
         assert!(fleet.session(&id, older).is_none());
         fleet.leave(&id, older);
         assert!(fleet.session(&id, newer).is_some());

@@ -23,9 +23,12 @@ pub(crate) async fn run(api: Arc<Api>, keyring: Keyring) -> Infallible {
         // The cache and its progress live as long as this does, so an error does not happen.
         drop(progress.wait_for(|it| it.ready).await);
         let (is_all, changed) = api.cache.read(|contents| {
-            // Removals before the horizon are not known one by one.
-            let since = known.filter(|since| *since >= contents.horizon());
-            known = Some(contents.revision());
+            // Removals before the horizon are not known one by one, and in another store nothing is.
+            let stand = (contents.era().clone(), contents.mends());
+            let since = known.take_if(|(before, _)| *before == stand);
+            let since = since.map(|(_, since)| since);
+            let since = since.filter(|since| *since >= contents.horizon());
+            known = Some((stand, contents.revision()));
             (since.is_none(), changed(contents, since))
         });
         let changes = changed.into_iter();

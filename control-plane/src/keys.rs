@@ -4,15 +4,18 @@
 //! an agent owns: a slot, a tenant and a page are all one range.
 
 use hookfleet_contract::{
-    name::{AgentId, KeyId, SubscriptionName, TenantId, TenantName},
+    digest,
+    name::{AgentId, AgentName, KeyId, KeyName, SubscriptionName, TenantId, TenantName},
     slot::{Slot, slot_of},
 };
 use uuid::Uuid;
 
 /// What the cluster is.
 pub(crate) const CLUSTER: &str = "meta/cluster";
+/// The operator's word that the store is to be believed.
+pub(crate) const ACCEPTANCE: &str = "meta/acceptance";
 /// The slot table.
-pub(crate) const SLOTS: &str = "slots";
+pub(crate) const SLOTS: &str = digest::SLOT_TABLE;
 /// Tenants.
 pub(crate) const TENANTS: &str = "tenant/";
 /// Subscriptions.
@@ -102,6 +105,17 @@ pub(crate) fn parse(key: &str) -> Option<Kind> {
         Some(Kind::Key(key.parse().ok()?))
     } else {
         (key == SLOTS).then_some(Kind::Slots)
+    }
+}
+
+/// How agents call what is at a key.
+pub(crate) fn name(key: &str) -> String {
+    match parse(key) {
+        Some(Kind::Tenant(name)) => name.to_string(),
+        Some(Kind::Subscription(_, name)) => SubscriptionName::to_string(&name),
+        Some(Kind::Agent(agent)) => AgentName { agent }.to_string(),
+        Some(Kind::Key(key)) => KeyName { key }.to_string(),
+        Some(Kind::Slots | Kind::Fleet) | None => key.to_owned(),
     }
 }
 

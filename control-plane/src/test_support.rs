@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::ErrorKind,
     net::{Ipv4Addr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -94,6 +94,50 @@ impl TestEtcd {
             "etcd did not come back:\n{}",
             self.log()
         );
+    }
+
+    /// Kills the server and leaves it nothing.
+    ///
+    /// # Panics
+    /// When its data cannot be deleted.
+    pub fn wipe(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.data()).expect("the data can be deleted");
+    }
+
+    /// Kills the server and puts a copy of its data aside.
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    pub fn back_up(&mut self) {
+        self.kill();
+        copy(&self.data(), &self.dir.path().join("backup"));
+    }
+
+    /// Kills the server and gives it the data that were put aside.
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    pub fn restore(&mut self) {
+        self.wipe();
+        copy(&self.dir.path().join("backup"), &self.data());
+    }
+
+    /// Wipes the server; when it is started again it is another cluster.
+    pub fn become_another(&mut self) {
+        self.wipe();
+        self.arguments
+            .push("--initial-cluster-token=another".to_owned());
+    }
+
+    /// Undoes [`TestEtcd::become_another`], with the data that were put aside.
+    pub fn become_itself(&mut self) {
+        self.restore();
+        self.arguments.pop();
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// Freezes the server: connections stay, nothing is answered.
@@ -192,6 +236,11 @@ impl Drop for TestEtcd {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").args([from, to]).status();
+    assert!(copied.is_ok_and(|it| it.success()), "the data are copied");
 }
 
 fn free_ports(n: usize) -> Vec<u16> {

@@ -29,7 +29,7 @@ use crate::{
         self, Relay,
         courier::Courier,
         handover::{HandOver, Handed, Lot},
-        parking::Parked,
+        parking::{PARKED, Parked},
     },
     slots::Slots,
     sync::{
@@ -141,6 +141,9 @@ impl Agent {
             None => (Mirror::new(config.target_rules.clone()), Default::default()),
         };
         let effects = directory.apply(restored.changes);
+        let mut waiting = recovered.pending.iter().map(|it| it.queue.subscription);
+        let has_strangers =
+            waiting.any(|uid| uid != PARKED && directory.subscription(&uid).is_none());
         let keyring = Keyring::default();
         keyring.apply(restored.keys);
         if has_snapshot {
@@ -227,6 +230,7 @@ impl Agent {
                 weight: config.weight.into(),
             },
             mirror,
+            has_strangers,
             snapshots,
             keyring: keyring.clone(),
             directory,

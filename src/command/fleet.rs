@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use hookfleet_gateway::peers::Peer;
 use hookfleet_proto::v1::{
-    Agent, FleetPolicy, GetFleetPolicyRequest, GetPlacementRequest, ListAgentsRequest, Placement,
-    SlotPin, UpdateFleetPolicyRequest, fleet_service_client::FleetServiceClient,
+    AcceptStoreRequest, Agent, FleetPolicy, GetFleetPolicyRequest, GetPlacementRequest,
+    GetStoreStatusRequest, ListAgentsRequest, Placement, SlotPin, StoreStatus,
+    UpdateFleetPolicyRequest, fleet_service_client::FleetServiceClient, store_status,
 };
 use tokio::time::sleep;
 
@@ -35,6 +36,10 @@ enum Verb {
     Watch,
     /// Show which agent owns which slots.
     Placement,
+    /// Show how the store stands with the control plane that answers.
+    Store,
+    /// Believe a store that was wiped, restored or emptied, as it is now. What it lacks is gone then.
+    AcceptStore,
     /// Move all slots away from an agent, and keep them away. One that is gone is not waited for.
     Drain {
         /// The agent's id.
@@ -74,7 +79,18 @@ impl Arguments {
         let channel = self.client.connect().await?;
         let mut fleet = Fleet(FleetServiceClient::new(channel));
         match self.verb {
-            Verb::Status => print_agents(output, &fleet.agents().await?)?,
+            Verb::Status => {
+                if output == Output::Table {
+                    print_store(output, &fleet.store().await?)?;
+                    output::line("");
+                }
+                print_agents(output, &fleet.agents().await?)?;
+            }
+            Verb::Store => print_store(output, &fleet.store().await?)?,
+            Verb::AcceptStore => {
+                fleet.accept_store().await?;
+                print_store(output, &fleet.store().await?)?;
+            }
             Verb::Watch => fleet.watch(output).await?,
             Verb::Placement => print_placement(output, &fleet.placement().await?)?,
             Verb::Drain { agent, wait } => {
@@ -132,6 +148,25 @@ impl Fleet {
     async fn placement(&mut self) -> anyhow::Result<Placement> {
         let placement = self.0.get_placement(GetPlacementRequest {}).await?;
         Ok(placement.into_inner())
+    }
+
+    async fn store(&mut self) -> anyhow::Result<StoreStatus> {
+        let status = self.0.get_store_status(GetStoreStatusRequest {}).await?;
+        Ok(status.into_inner())
+    }
+
+    /// Accepts the store, and waits until the control plane goes by it.
+    async fn accept_store(&mut self) -> anyhow::Result<()> {
+        let era = self.store().await?.era;
+        let request = AcceptStoreRequest { era: era.clone() };
+        self.0.accept_store(request).await?;
+        loop {
+            let status = self.store().await?;
+            if status.era != era && status.state() == store_status::State::Followed {
+                return Ok(());
+            }
+            sleep(PERIOD).await;
+        }
     }
 
     /// Changes the policy, unless somebody else does at the same time.
@@ -213,6 +248,24 @@ fn print_agents(output: Output, agents: &[Agent]) -> anyhow::Result<()> {
         ]
     });
     output::table(&header, rows);
+    Ok(())
+}
+
+fn print_store(output: Output, store: &StoreStatus) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return output::json("hookfleet.v1.StoreStatus", store);
+    }
+    let row = vec![
+        store.state().as_str_name().to_owned(),
+        store.revision.to_string(),
+        store.subscription_count.to_string(),
+        store.mend_count.to_string(),
+        store.reason.clone(),
+    ];
+    output::table(
+        &["STORE", "REVISION", "SUBSCRIPTIONS", "MENDED", "REASON"],
+        [row],
+    );
     Ok(())
 }
 

@@ -15,3 +15,5 @@ mod moves;
 mod power;
 mod readme;
 mod safety;
+mod snapshots;
+mod store;

@@ -10,15 +10,15 @@ use hookfleet_gateway::{page, status::ApiError};
 use hookfleet_proto::{
     fleet::{SlotOwner, SlotTable, StoredAgent},
     v1::{
-        FleetPolicy, GetFleetPolicyRequest, GetPlacementRequest, ListAgentsRequest,
-        ListAgentsResponse, Placement, SlotRange, UpdateFleetPolicyRequest,
-        fleet_service_server::FleetService,
+        AcceptStoreRequest, FleetPolicy, GetFleetPolicyRequest, GetPlacementRequest,
+        GetStoreStatusRequest, ListAgentsRequest, ListAgentsResponse, Placement, SlotRange,
+        StoreStatus, UpdateFleetPolicyRequest, fleet_service_server::FleetService,
     },
 };
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use super::{Api, policy, respond};
+use super::{Api, policy, respond, store};
 use crate::{
     keys,
     model::agent::{self, SlotCounts},
@@ -172,5 +172,19 @@ impl FleetService for Agents {
         request: Request<UpdateFleetPolicyRequest>,
     ) -> Result<Response<FleetPolicy>, Status> {
         respond(policy::update(&self.0, request.into_inner()).await)
+    }
+
+    async fn get_store_status(
+        &self,
+        _request: Request<GetStoreStatusRequest>,
+    ) -> Result<Response<StoreStatus>, Status> {
+        respond(Ok(store::get(&self.0)))
+    }
+
+    async fn accept_store(
+        &self,
+        request: Request<AcceptStoreRequest>,
+    ) -> Result<Response<StoreStatus>, Status> {
+        respond(store::accept(&self.0, request.get_ref()).await)
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod key;
 pub(crate) mod list;
 mod policy;
 pub(crate) mod status;
+mod store;
 pub(crate) mod subscription;
 pub(crate) mod sync;
 pub(crate) mod tenant;
@@ -25,7 +26,7 @@ use hookfleet_contract::{
     target::Rules,
 };
 use hookfleet_gateway::{page::Pages, status::ApiError};
-use hookfleet_proto::fleet::{SlotOwner, StoredAgent};
+use hookfleet_proto::fleet::{SlotOwner, StoredAgent, StoredCluster};
 use prost::Message as _;
 use tonic::Status;
 
@@ -46,7 +47,11 @@ const MAX_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What the services work with.
 #[derive(Debug)]
 pub(crate) struct Api {
+    /// The store, as long as it is believed.
     pub(crate) store: Arc<dyn Store>,
+    /// The store, believed or not.
+    pub(crate) unguarded: Arc<dyn Store>,
+    pub(crate) cluster: StoredCluster,
     pub(crate) cache: Cache,
     pub(crate) fleet: Arc<Mutex<Fleet>>,
     pub(crate) vault: Vault,
@@ -97,8 +102,17 @@ impl Api {
 
     /// How far an agent is: it has answered here, or to another control plane that has noted it.
     fn applied(&self, agent: &AgentId) -> Option<Revision> {
-        let here = self.fleet(|fleet| fleet.get(agent).map(|agent| agent.applied));
-        here.or_else(|| self.noted(agent).map(|agent| agent.applied_revision))
+        // Revisions of another store say nothing.
+        let era = self.cache.read(|contents| contents.era().clone());
+        let here = self.fleet(|fleet| {
+            let agent = fleet.get(agent).filter(|it| it.era == era)?;
+            Some(agent.applied)
+        });
+        here.or_else(|| {
+            let noted = self.noted(agent);
+            let noted = noted.filter(|it| it.store_era == era.as_str())?;
+            Some(noted.applied_revision)
+        })
     }
 
     fn noted(&self, id: &AgentId) -> Option<StoredAgent> {

@@ -1,7 +1,8 @@
 //! What a control plane knows of the store: the latest version of every key that agents and lists care about, ordered
 //! by key and by revision. Pure; where it comes from is the follower's business, what a value means the readers'.
 //!
-//! **Invariant:** it shows the store exactly as it was at `revision`, and knows every removal after `horizon`.
+//! **Invariant:** it shows the store exactly as it was at `revision`, and knows every removal after `horizon`. Where it did
+//! not, because a change was never heard of, that is found by comparison, and `mends` says that readers begin anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -10,11 +11,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use hookfleet_proto::fleet::SlotTable;
+use hookfleet_contract::digest::{Digests, Part};
+use hookfleet_proto::fleet::{ResourceType, SlotTable};
 use prost::Message as _;
 
+use super::era::Era;
 use crate::{
-    keys,
+    keys::{self, Kind},
     store::{Batch, Change, Revision},
 };
 
@@ -26,6 +29,7 @@ const MASS_DELETION: (usize, usize) = (5, 100);
 /// The contents at one revision.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
+    era: Era,
     revision: Revision,
     horizon: Revision,
     items: BTreeMap<Arc<str>, Item>,
@@ -33,6 +37,10 @@ pub(crate) struct Contents {
     removals: VecDeque<(Revision, Arc<str>)>,
     /// How many subscriptions a tenant has, by what their keys begin with.
     counts: HashMap<Box<str>, usize>,
+    /// What agents are told, part by part.
+    digests: Digests,
+    /// How often something was in here that should not have been, or the other way round.
+    mends: u64,
     slot_table: Arc<SlotTable>,
 }
 
@@ -45,13 +53,61 @@ pub(crate) struct Item {
 
 /// A list of the store that would remove too much to be true.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the store lacks {removed} of {held} subscriptions")]
+#[error("{removed} of {held} subscriptions are gone at once")]
 pub(crate) struct MassDeletion {
     removed: usize,
     held: usize,
 }
 
+/// A version of a key in the store that is not the one in here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    pub(crate) key: Arc<str>,
+    pub(crate) here: Option<Revision>,
+    pub(crate) stored: Option<Revision>,
+}
+
 impl Contents {
+    /// Nothing yet of the store as it is in this era.
+    pub(crate) fn new(era: Era) -> Self {
+        Self {
+            era,
+            ..Self::default()
+        }
+    }
+
+    /// In which era the revisions count.
+    pub(crate) fn era(&self) -> &Era {
+        &self.era
+    }
+
+    /// What a part of what agents are told comes to.
+    pub(crate) fn digest(&self, part: Part) -> u64 {
+        self.digests.of(part)
+    }
+
+    /// How often these contents were wrong. What was learnt before the last time must be learnt again.
+    pub(crate) fn mends(&self) -> u64 {
+        self.mends
+    }
+
+    /// Something was wrong, and is right now.
+    pub(crate) fn mended(&mut self) {
+        self.mends += 1;
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) fn n_subscriptions(&self) -> usize {
+        self.counts.values().sum()
+    }
+
+    /// The versions of the keys that begin with `prefix`.
+    pub(crate) fn versions(&self, prefix: &str) -> BTreeMap<Arc<str>, Revision> {
+        let items = self.with_prefix(prefix);
+        let versions = items.map(|(key, item)| (Arc::clone(key), item.mod_revision));
+        versions.collect()
+    }
+
     /// Everything up to here is known.
     pub(crate) fn revision(&self) -> Revision {
         self.revision
@@ -102,6 +158,28 @@ impl Contents {
         self.counts.get(prefix).copied().unwrap_or(0)
     }
 
+    /// Looks whether a batch would remove too much to be true.
+    ///
+    /// # Errors
+    /// [`MassDeletion`].
+    pub(crate) fn check(&self, batch: &Batch) -> Result<(), MassDeletion> {
+        let gone = batch.changes.iter().filter_map(|it| match it {
+            Change::Delete { key, .. } => self.get(key).map(|_| key.as_str()),
+            Change::Put(_) => None,
+        });
+        self.check_gone(gone)
+    }
+
+    fn check_gone<'a>(&self, gone: impl Iterator<Item = &'a str>) -> Result<(), MassDeletion> {
+        let removed = gone.filter(|key| is_subscription(key)).count();
+        let held = self.n_subscriptions();
+        let (part, number) = MASS_DELETION;
+        if removed > number.max(held / part) {
+            return Err(MassDeletion { removed, held });
+        }
+        Ok(())
+    }
+
     /// Time went on.
     pub(crate) fn apply(&mut self, batch: Batch) {
         for change in batch.changes {
@@ -128,12 +206,7 @@ impl Contents {
             .filter(|key| !list.contains_key(&***key))
             .cloned()
             .collect();
-        let removed = gone.iter().filter(|key| is_subscription(key)).count();
-        let held = self.counts.values().sum();
-        let (part, number) = MASS_DELETION;
-        if removed > number.max(held / part) {
-            return Err(MassDeletion { removed, held });
-        }
+        self.check_gone(gone.iter().map(|key| &**key))?;
         if self.items.is_empty() {
             self.horizon = revision;
         }
@@ -141,6 +214,13 @@ impl Contents {
             self.remove(&key, revision);
         }
         for (key, item) in list {
+            // A restored store can have an older version than was seen; the list is right.
+            if self
+                .get(&key)
+                .is_some_and(|it| it.mod_revision > item.mod_revision)
+            {
+                self.remove(&key, revision);
+            }
             self.put(&key, item.mod_revision, item.value);
         }
         self.revision = revision;
@@ -161,6 +241,9 @@ impl Contents {
         let key = match held {
             Some((key, before)) => {
                 self.by_revision.remove(&(before, Arc::clone(&key)));
+                if let Some(part) = part_of(&key) {
+                    self.digests.remove(part, &keys::name(&key), before);
+                }
                 key
             }
             None => {
@@ -175,6 +258,9 @@ impl Contents {
         }
         if is_for_agents(&key) {
             self.by_revision.insert((mod_revision, Arc::clone(&key)));
+        }
+        if let Some(part) = part_of(&key) {
+            self.digests.add(part, &keys::name(&key), mod_revision);
         }
         self.items.insert(
             key,
@@ -191,6 +277,10 @@ impl Contents {
         };
         self.by_revision
             .remove(&(item.mod_revision, Arc::clone(&key)));
+        if let Some(part) = part_of(&key) {
+            self.digests
+                .remove(part, &keys::name(&key), item.mod_revision);
+        }
         if is_subscription(&key) {
             let left = self.counts.get_mut(parent(&key)).map(|count| {
                 *count -= 1;
@@ -221,6 +311,18 @@ impl Contents {
 /// Agents are told of everything but one another and how slots are placed; they hear that from the slot table.
 fn is_for_agents(key: &str) -> bool {
     !key.starts_with(keys::AGENTS) && !key.starts_with(keys::FLEET)
+}
+
+/// The part of what agents are told that a key is in.
+pub(crate) fn part_of(key: &str) -> Option<Part> {
+    let (kind, slot) = match keys::parse(key)? {
+        Kind::Subscription(slot, _) => (ResourceType::Subscription, slot.0),
+        Kind::Tenant(_) => (ResourceType::Tenant, 0),
+        Kind::Key(_) => (ResourceType::Key, 0),
+        Kind::Slots => (ResourceType::SlotTable, 0),
+        Kind::Agent(_) | Kind::Fleet => return None,
+    };
+    Some(Part { kind, slot })
 }
 
 fn is_subscription(key: &str) -> bool {
@@ -329,6 +431,37 @@ mod tests {
         assert_eq!(changed(&contents, 2), ["tenant/a", "tenant/b", "tenant/c"]);
         assert_eq!(changed(&contents, 7), ["tenant/a", "tenant/c"]);
         assert_eq!((contents.revision(), contents.horizon()), (9, 0));
+    }
+
+    #[test]
+    fn digests_are_those_of_what_agents_are_told() {
+        let told = contents(vec![
+            put("subscription/0001/a/s1", 1),
+            put("subscription/0001/a/s2", 2),
+            put("subscription/0001/a/s1", 3),
+            put("agent/x", 4),
+            delete("subscription/0001/a/s2", 5),
+        ]);
+        let part = |kind, slot| Part { kind, slot };
+        let mut expected = Digests::default();
+        let ones = part(ResourceType::Subscription, 1);
+        expected.add(ones, "tenants/a/subscriptions/s1", 3);
+        assert_eq!(told.digests, expected);
+        assert_eq!(told.digest(part(ResourceType::Tenant, 0)), 0);
+    }
+
+    #[test]
+    fn a_batch_that_removes_too_much_is_not_believed() {
+        let keys = |n| (0..n).map(|n| format!("subscription/0001/a/s{n}"));
+        let contents = contents(keys(200).map(|key| put(&key, 1)).collect());
+        let gone = |n| Batch {
+            changes: keys(n).map(|key| delete(&key, 2)).collect(),
+            revision: 2,
+        };
+        assert_eq!(contents.check(&gone(100)), Ok(()));
+        let (removed, held) = (101, 200);
+        let refused = Err(MassDeletion { removed, held });
+        assert_eq!(contents.check(&gone(101)), refused);
     }
 
     #[test]

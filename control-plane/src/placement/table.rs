@@ -75,12 +75,17 @@ pub(super) fn write(problem: &Problem, placed: &[Placed], last: &SlotTable) -> S
         epochs: placed.iter().map(|it| it.epoch).collect(),
         slot_previous: placed.iter().map(|it| place(&it.previous)).collect(),
     };
+    // After a restored store agents can know a later table; they hear only of one that is later still.
+    let known = problem.agents.values();
+    let known = known.map(|it| it.leftovers.slot_table_version);
+    let newest = known.fold(last.version, i64::max);
     let is_empty = placed.iter().all(|it| *it == Placed::default());
-    if next == *last || (is_empty && last.version == 0) {
+    let is_same = next == *last && newest == last.version;
+    if is_same || (is_empty && last.version == 0) {
         return last.clone();
     }
     SlotTable {
-        version: last.version + 1,
+        version: newest + 1,
         ..next
     }
 }

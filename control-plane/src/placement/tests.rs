@@ -290,3 +290,16 @@ fn check(problem: &Problem, before: &SlotTable, after: &SlotTable, case: &str) {
         assert_eq!(after.epochs[at], epoch + i64::from(moved), "{case}: {slot}");
     }
 }
+
+#[test]
+fn a_table_that_agents_know_a_later_one_of_is_said_anew_above_it() {
+    let table = solve(&equal([1, 2]), &SlotTable::default()).unwrap();
+    let mut problem = settled(equal([1, 2]), &table);
+    assert_eq!(solve(&problem, &table), None);
+    // The store was restored from an older copy.
+    let member = problem.agents.get_mut(&id(2)).unwrap();
+    member.leftovers.slot_table_version = 40;
+    let next = solve(&problem, &table).unwrap();
+    assert_eq!((next.version, n_moved(&table, &next)), (41, 0));
+    assert_eq!(solve(&settled(problem, &next), &next), None);
+}

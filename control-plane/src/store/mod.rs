@@ -11,6 +11,8 @@ mod watch;
 pub mod embedded;
 pub mod etcd;
 #[cfg(test)]
+pub(crate) mod lossy;
+#[cfg(test)]
 mod suite;
 
 use std::{fmt, sync::Arc, time::Duration};

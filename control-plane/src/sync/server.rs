@@ -28,7 +28,7 @@ use super::{
     suspensions::Suspensions,
     wire,
 };
-use crate::{api::Api, fleet::SessionId, store::Generation};
+use crate::{api::Api, fleet::SessionId};
 
 /// How long an agent that is ahead of this control plane is kept waiting.
 const CATCH_UP: Duration = Duration::from_secs(3);
@@ -37,18 +37,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const OUTBOUND: usize = 16;
 const SUPERSEDED: &str = "the agent has a newer session";
 
-/// Which cluster this is.
-#[derive(Clone, Debug)]
-pub(crate) struct Cluster {
-    pub(crate) id: String,
-    pub(crate) generation: Generation,
-}
-
 /// Opens sessions.
 #[derive(Debug)]
 pub(crate) struct Server {
     api: Arc<Api>,
-    cluster: Cluster,
     heartbeat: Duration,
     suspensions: Suspensions,
     /// Ends the session of an agent when it begins a newer one.
@@ -77,14 +69,12 @@ struct Over;
 impl Server {
     pub(crate) fn new(
         api: Arc<Api>,
-        cluster: Cluster,
         heartbeat: Duration,
         suspensions: Suspensions,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             api,
-            cluster,
             heartbeat,
             suspensions,
             ends: Mutex::default(),
@@ -122,20 +112,23 @@ impl Server {
         S: Stream<Item = SyncRequest> + Send + Unpin + 'static,
     {
         let agent = self.check_hello(&hello)?;
-        let is_same_store = hello.store_generation == self.cluster.generation.as_str();
+        let era = self.api.cache.read(|contents| contents.era().clone());
+        let is_same_store = hello.store_generation == era.as_str();
         let stand = Some(hello.revision).filter(|revision| is_same_store && *revision > 0);
         if let Some(stand) = stand {
             self.catch_up(stand).await?;
         }
         let end = CancellationToken::new();
         let older = self.ends().insert(agent.clone(), end.clone());
-        if let Some(older) = older {
-            older.cancel();
-        }
-
+        older.inspect(CancellationToken::cancel);
         let now = self.api.clock.steady();
         let known = hello.known_slots.iter();
-        let known = known.filter_map(|slot| u16::try_from(*slot).ok()).collect();
+        let known = match hello.has_strangers {
+            true => (0..self.api.slot_count).collect(),
+            false => known.filter_map(|slot| u16::try_from(*slot).ok()).collect(),
+        };
+        // What it has of other slots may be nothing, so changes alone would not do.
+        let stand = stand.filter(|_| !hello.has_strangers);
         let session = self.api.cache.read(|contents| {
             Session::new(agent.clone(), stand, known, contents, self.heartbeat, now)
         });
@@ -147,6 +140,7 @@ impl Server {
                 &agent,
                 hello.address.clone(),
                 hello.version.clone(),
+                session.era().clone(),
                 self.api.clock.now(),
             )
         });
@@ -160,6 +154,7 @@ impl Server {
             weight: hello.weight,
             leftovers: None,
             draining: false,
+            store_era: session.era().to_string(),
         });
         let (told, answers) = mpsc::channel(OUTBOUND);
         let connection = Connection {
@@ -178,10 +173,10 @@ impl Server {
         let agent = hello.agent_id.parse();
         let agent =
             agent.map_err(|error| ApiError::invalid_field("hello.agent_id", format!("{error}")))?;
-        if !hello.cluster_id.is_empty() && hello.cluster_id != self.cluster.id {
+        if !hello.cluster_id.is_empty() && hello.cluster_id != self.api.cluster.cluster_id {
             let message = "the agent belongs to another cluster";
             let error = ApiError::precondition("FOREIGN_CLUSTER", message);
-            return Err(error.with("cluster_id", self.cluster.id.clone()));
+            return Err(error.with("cluster_id", self.api.cluster.cluster_id.clone()));
         }
         let uri = hello.address.parse::<tonic::transport::Uri>().ok();
         match uri.and_then(|uri| uri.host().zip(uri.scheme_str()).map(|_| ())) {
@@ -200,6 +195,7 @@ impl Server {
         match caught_up {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => {
+                self.api.cache.witness(stand);
                 let message = "this control plane is behind the agent";
                 Err(ApiError::unavailable("BEHIND", message, RETRY_AFTER))
             }
@@ -247,8 +243,8 @@ impl Connection {
     {
         let mut progress = self.server.api.cache.progress();
         let welcome = Told::Welcome(Welcome {
-            cluster_id: self.server.cluster.id.clone(),
-            store_generation: self.server.cluster.generation.as_str().to_owned(),
+            cluster_id: self.server.api.cluster.cluster_id.clone(),
+            store_generation: self.session.era().as_str().to_owned(),
             slot_count: i32::from(self.server.api.slot_count),
             heartbeat_millis: i32::try_from(self.server.heartbeat.as_millis()).unwrap_or(i32::MAX),
         });
@@ -343,6 +339,14 @@ impl Connection {
         let now = self.server.api.clock.now();
         if let Some(leftovers) = &heartbeat.leftovers {
             self.session.handle_leftovers(leftovers);
+        }
+        let wrong = self
+            .server
+            .api
+            .cache
+            .read(|contents| self.session.handle_digests(&heartbeat.digests, contents));
+        if let Some(part) = wrong {
+            tracing::warn!(agent = %self.agent, ?part, "the agent has not what it was told; telling it everything again");
         }
         self.noted.send_if_modified(|noted| {
             let is_new =

@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hookfleet_contract::digest::{Digests, Part};
 use hookfleet_proto::{
     fleet::{
-        Ack, Heartbeat, Hello, Rejection, ResourceType, SlotTable, SuspendReport, SyncRequest,
-        SyncResponse, Update, resource::Body, sync_request::Message as Said,
+        Ack, Heartbeat, Hello, PartDigest, Rejection, ResourceType, SlotTable, SuspendReport,
+        SyncRequest, SyncResponse, Update, resource::Body, sync_request::Message as Said,
         sync_response::Message as Told,
     },
     v1::{
@@ -445,4 +446,49 @@ async fn questions_about_deliveries_need_an_owner() {
         ask(&name).await,
         (Code::Unavailable, "AGENT_UNREACHABLE".to_owned())
     );
+}
+
+/// What an agent says when its subscription is the only one in its slot.
+fn digests(plane: &Plane, name: &str, revision: i64) -> Said {
+    let part = Part::of(name, plane.api.slot_count).unwrap();
+    let mut digests = Digests::default();
+    digests.add(part, name, revision);
+    Said::Heartbeat(Heartbeat {
+        digests: vec![PartDigest {
+            r#type: part.kind.into(),
+            slot: part.slot.into(),
+            digest: digests.of(part),
+        }],
+        ..Heartbeat::default()
+    })
+}
+
+#[tokio::test]
+async fn an_agent_that_has_not_what_it_was_told_is_told_everything_again() {
+    let plane = plane().await;
+    let created = plane.subscribe("a", "s", orders()).await;
+    let revision: i64 = created.etag.trim_matches('"').parse().unwrap();
+    let mut agent = Agent::connect(&plane, hello("one")).await;
+    agent.sync().await;
+    // One that has it is told what is new, and nothing else.
+    agent.say(digests(&plane, NAME, revision)).await;
+    plane.tenant("b").await;
+    let update = agent.next_update().await;
+    assert!(!update.full, "{update:?}");
+    agent.ack(&update, Vec::new()).await;
+
+    agent.say(digests(&plane, NAME, revision - 1)).await;
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let update = agent.next_update().await;
+        assert!(update.full, "{update:?}");
+        agent.ack(&update, Vec::new()).await;
+        told.push(update);
+    }
+    assert_eq!(told[2].upserts[0].name, NAME);
+    // An agent that cannot have it is not told for ever.
+    agent.say(digests(&plane, NAME, revision - 1)).await;
+    plane.tenant("c").await;
+    let update = agent.next_update().await;
+    assert!(!update.full, "{update:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hookfleet_contract::name::{AgentName, KeyName, SubscriptionName};
+use hookfleet_contract::name::KeyName;
 use hookfleet_proto::fleet::{
     Goaway, Resource, SlotTable, StoredApiKey, StoredSubscription, StoredTenant, SyncResponse,
     Update, resource::Body, sync_response::Message as Told,
@@ -38,7 +38,7 @@ pub(crate) fn update(vault: &Vault, draft: Draft) -> (Update, Vec<Unreadable>) {
         match resource(vault, &key, item) {
             Ok(resource) => upserts.push(resource),
             Err(reason) => unreadable.push(Unreadable {
-                name: name(&key),
+                name: keys::name(&key),
                 mod_revision,
                 reason,
             }),
@@ -51,7 +51,7 @@ pub(crate) fn update(vault: &Vault, draft: Draft) -> (Update, Vec<Unreadable>) {
         full: draft.full,
         last_chunk: draft.last_chunk,
         upserts,
-        removals: draft.removals.iter().map(|key| name(key)).collect(),
+        removals: draft.removals.iter().map(|key| keys::name(key)).collect(),
     };
     (update, unreadable)
 }
@@ -89,17 +89,6 @@ fn resource(vault: &Vault, key: &Arc<str>, item: Item) -> Result<Resource, Strin
         mod_revision: item.mod_revision,
         body: Some(body),
     })
-}
-
-/// How agents call what is at a key.
-fn name(key: &str) -> String {
-    match keys::parse(key) {
-        Some(Kind::Tenant(name)) => name.to_string(),
-        Some(Kind::Subscription(_, name)) => SubscriptionName::to_string(&name),
-        Some(Kind::Agent(agent)) => AgentName { agent }.to_string(),
-        Some(Kind::Key(key)) => KeyName { key }.to_string(),
-        Some(Kind::Slots | Kind::Fleet) | None => key.to_owned(),
-    }
 }
 
 /// The session is about to end.

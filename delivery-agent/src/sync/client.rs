@@ -63,6 +63,8 @@ pub struct Config {
     pub identity: Identity,
     /// What is known, perhaps from a snapshot.
     pub mirror: Mirror,
+    /// Whether there are deliveries of subscriptions that are not known.
+    pub has_strangers: bool,
     /// Where snapshots go.
     pub snapshots: snapshot::Store,
     /// Where changes take effect.
@@ -274,6 +276,7 @@ impl Client {
             in_flight_count: i64::try_from(n_in_flight).unwrap_or(i64::MAX),
             leftovers: self.config.leftovers.borrow_and_update().clone(),
             draining: *self.config.draining.borrow_and_update(),
+            digests: self.config.mirror.next_digests(),
         }
     }
 
@@ -289,6 +292,7 @@ impl Client {
             store_generation: mirror.store_generation().to_owned(),
             known_slots: mirror.known_slots(),
             weight: self.config.identity.weight,
+            has_strangers: self.config.has_strangers && !self.all_known,
         }
     }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hookfleet_contract::{
+    digest::{Digests, Part},
     name::{KeyName, SubscriptionName, TenantName},
     slot::slot_of,
     subscription::Subscription,
@@ -17,13 +18,16 @@ use hookfleet_contract::{
 use hookfleet_gateway::auth::keyring;
 use hookfleet_proto::{
     fleet::{
-        Ack, Rejection, Resource, ResourceType, SlotTable, Snapshot, Update, Welcome,
+        Ack, PartDigest, Rejection, Resource, ResourceType, SlotTable, Snapshot, Update, Welcome,
         resource::Body,
     },
     v1::tenant,
 };
 
 use crate::directory::Change;
+
+/// Parts whose digests go with one heartbeat: all of 1024 slots in half a minute.
+const PARTS: usize = 128;
 
 /// The copy.
 #[derive(Debug)]
@@ -34,6 +38,11 @@ pub struct Mirror {
     slot_count: i32,
     revision: i64,
     resources: BTreeMap<String, Resource>,
+    /// What could not be applied, and at which revision; it counts as told.
+    rejected: BTreeMap<String, i64>,
+    /// What was told, part by part, and which part is compared next.
+    digests: Digests,
+    next_part: usize,
     /// The chunks of a full set so far, and the rejections in them.
     staged: Option<Staged>,
 }
@@ -78,6 +87,9 @@ impl Mirror {
             slot_count: 0,
             revision: 0,
             resources: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+            digests: Digests::default(),
+            next_part: 0,
             staged: None,
         }
     }
@@ -139,6 +151,25 @@ impl Mirror {
         slots.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// What the next parts of the copy come to, for the control plane to compare.
+    pub fn next_digests(&mut self) -> Vec<PartDigest> {
+        let slot_count = u16::try_from(self.slot_count).unwrap_or(0);
+        let parts: Vec<Part> = Part::all(slot_count)
+            .skip(self.next_part)
+            .take(PARTS)
+            .collect();
+        self.next_part += parts.len();
+        if parts.len() < PARTS {
+            self.next_part = 0;
+        }
+        let digest = |part: Part| PartDigest {
+            r#type: part.kind.into(),
+            slot: part.slot.into(),
+            digest: self.digests.of(part),
+        };
+        parts.into_iter().map(digest).collect()
+    }
+
     /// A stream has begun.
     ///
     /// # Errors
@@ -159,6 +190,12 @@ impl Mirror {
             self.revision = 0;
             for resource in self.resources.values_mut() {
                 resource.mod_revision = 0;
+            }
+            self.rejected.clear();
+            self.digests = Digests::default();
+            let names: Vec<String> = self.resources.keys().cloned().collect();
+            for name in &names {
+                self.count(name);
             }
         }
         Ok(())
@@ -217,7 +254,21 @@ impl Mirror {
             .filter(|(name, held)| type_of(held) == kind && !staged.resources.contains_key(*name))
             .map(|(name, _)| name.clone())
             .collect();
+        let rejected = self.rejected.keys();
+        let rejected = rejected.filter(|name| {
+            let is_kind = self.part_of(name).is_some_and(|part| part.kind == kind);
+            is_kind && !staged.resources.contains_key(*name)
+        });
+        let gone: BTreeSet<String> = gone.into_iter().chain(rejected.cloned()).collect();
         for resource in staged.resources.into_values() {
+            // The control plane has compared, and knows better what is newest.
+            let before = self.version(&resource.name);
+            if let Some(held) = self.resources.get_mut(&resource.name)
+                && held.mod_revision > resource.mod_revision
+            {
+                held.mod_revision = 0;
+                self.recount(&resource.name, before);
+            }
             self.upsert(resource, applied);
         }
         for name in gone {
@@ -232,11 +283,15 @@ impl Mirror {
         }) {
             return;
         }
+        let before = self.version(&resource.name);
         match self.compile(&resource) {
             Ok(Compiled::Change(change)) => applied.changes.push(change),
             Ok(Compiled::Key(record)) => applied.keys.push(keyring::Change::Put(record)),
             Ok(Compiled::SlotTable(table)) => applied.slot_table = Some(table),
             Err(reason) => {
+                self.rejected
+                    .insert(resource.name.clone(), resource.mod_revision);
+                self.recount(&resource.name, before);
                 applied.ack.rejections.push(Rejection {
                     name: resource.name,
                     mod_revision: resource.mod_revision,
@@ -245,11 +300,45 @@ impl Mirror {
                 return;
             }
         }
-        self.resources.insert(resource.name.clone(), resource);
+        let name = resource.name.clone();
+        self.rejected.remove(&name);
+        self.resources.insert(name.clone(), resource);
+        self.recount(&name, before);
+    }
+
+    /// The version of a resource that was told, even if it could not be applied.
+    fn version(&self, name: &str) -> Option<i64> {
+        let held = || self.resources.get(name).map(|it| it.mod_revision);
+        self.rejected.get(name).copied().or_else(held)
+    }
+
+    fn part_of(&self, name: &str) -> Option<Part> {
+        Part::of(name, u16::try_from(self.slot_count).unwrap_or(1))
+    }
+
+    fn count(&mut self, name: &str) {
+        self.recount(name, None);
+    }
+
+    /// The version of a resource that was told is another one than before.
+    fn recount(&mut self, name: &str, before: Option<i64>) {
+        let Some(part) = self.part_of(name) else {
+            return;
+        };
+        if let Some(before) = before {
+            self.digests.remove(part, name, before);
+        }
+        if let Some(revision) = self.version(name) {
+            self.digests.add(part, name, revision);
+        }
     }
 
     fn remove(&mut self, name: &str, applied: &mut Applied) {
-        if self.resources.remove(name).is_none() {
+        let before = self.version(name);
+        self.rejected.remove(name);
+        let held = self.resources.remove(name);
+        self.recount(name, before);
+        if held.is_none() {
             return;
         }
         if let Ok(name) = name.parse::<SubscriptionName>() {
@@ -296,3 +385,6 @@ fn type_of(resource: &Resource) -> ResourceType {
         None => ResourceType::Unspecified,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,12 +19,12 @@ use std::{
     time::Duration,
 };
 
-use hookfleet_contract::{name::AgentId, time::Timestamp};
-use hookfleet_proto::fleet::{Ack, Leftovers, ResourceType, SlotTable};
+use hookfleet_contract::{digest::Part, name::AgentId, time::Timestamp};
+use hookfleet_proto::fleet::{Ack, Leftovers, PartDigest, ResourceType, SlotTable};
 
 use self::round::{Round, in_slots, is_told};
 use crate::{
-    cache::{Contents, Item},
+    cache::{Contents, Item, era::Era, part_of},
     store::Revision,
 };
 
@@ -37,6 +37,9 @@ const SILENT_HEARTBEATS: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Session {
     agent: AgentId,
+    era: Era,
+    /// How often the contents had been wrong when everything was last told.
+    mends: u64,
     heartbeat: Duration,
     /// Everything up to here was applied; `None` before a full set was.
     stand: Option<Revision>,
@@ -56,6 +59,8 @@ pub(crate) struct Session {
     /// The first bookmark tells the agent that it has everything that there was when it came.
     welcome: Revision,
     bookmarked: bool,
+    /// The parts for whose sake everything was told again, and what they were to come to.
+    retold: BTreeMap<Part, u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +101,8 @@ pub(crate) enum Reason {
     Unanswered,
     #[error("the agent was silent for {SILENT_HEARTBEATS} heartbeats")]
     Silent,
+    #[error("another store is in force")]
+    OtherStore,
 }
 
 // === impl Session ===
@@ -123,6 +130,8 @@ impl Session {
         let left = left.map(|slot| (*slot, table.version)).collect();
         Self {
             agent,
+            era: contents.era().clone(),
+            mends: contents.mends(),
             heartbeat,
             stand,
             answered: stand.unwrap_or(0),
@@ -136,7 +145,13 @@ impl Session {
             last_sent: now,
             welcome: contents.revision(),
             bookmarked: false,
+            retold: BTreeMap::new(),
         }
+    }
+
+    /// In which era the revisions count.
+    pub(crate) fn era(&self) -> &Era {
+        &self.era
     }
 
     /// Everything up to here was applied; 0 before a full set was.
@@ -187,6 +202,38 @@ impl Session {
         }
     }
 
+    /// The agent said what parts of its set come to. If one is not as it should be the agent is told everything again;
+    /// answers which one. Where that changed nothing (the agent cannot apply something, or nobody can read it) it is
+    /// not done again before the part changes.
+    pub(crate) fn handle_digests(
+        &mut self,
+        digests: &[PartDigest],
+        contents: &Contents,
+    ) -> Option<Part> {
+        let stand = self.stand?;
+        let is_idle = self.in_flight.is_none() && self.round.is_none() && self.dropped.is_empty();
+        if !is_idle || digests.is_empty() {
+            return None;
+        }
+        let changed = contents.changed_since(stand);
+        let changed: BTreeSet<Part> = changed.iter().filter_map(|key| part_of(key)).collect();
+        let wrong = digests.iter().find_map(|it| {
+            let part = Part {
+                kind: it.r#type(),
+                slot: u16::try_from(it.slot).ok()?,
+            };
+            let is_told = part.kind != ResourceType::Subscription || self.told.contains(&part.slot);
+            let expected = if is_told { contents.digest(part) } else { 0 };
+            let is_retold = self.retold.get(&part) == Some(&expected);
+            let is_wrong = it.digest != expected && !changed.contains(&part) && !is_retold;
+            is_wrong.then_some((part, expected))
+        });
+        let (part, expected) = wrong?;
+        self.retold.insert(part, expected);
+        self.stand = None;
+        Some(part)
+    }
+
     /// What to do now; nothing until the contents, an answer or the time change.
     pub(crate) fn poll_command(&mut self, contents: &Contents, now: Timestamp) -> Option<Command> {
         if self
@@ -197,6 +244,9 @@ impl Session {
         }
         if now >= self.last_heard + self.heartbeat * SILENT_HEARTBEATS {
             return Some(Command::Close(Reason::Silent));
+        }
+        if *contents.era() != self.era {
+            return Some(Command::Close(Reason::OtherStore));
         }
         let command = self
             .poll_first_bookmark()
@@ -260,6 +310,10 @@ impl Session {
     }
 
     fn begin_round(&mut self, contents: &Contents) {
+        if self.mends != contents.mends() {
+            self.mends = contents.mends();
+            self.stand = None;
+        }
         if contents.slots_revision() == 0 {
             // An agent that heard of subscriptions and of no slots would think that it owns nothing.
             return;
