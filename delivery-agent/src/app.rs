@@ -217,6 +217,8 @@ impl Agent {
                 driver: handle.clone(),
                 draining: draining_sender,
                 closed: stages.closed.clone(),
+                publishes: stages.publishes.clone(),
+                journal: journal.clone(),
             };
             (drain, patience)
         });

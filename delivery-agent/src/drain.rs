@@ -8,10 +8,11 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     driver,
+    journal::Journal,
     slots::{self, Slots},
 };
 
@@ -35,6 +36,10 @@ pub struct Drain {
     pub draining: watch::Sender<bool>,
     /// Cancelled once nothing more is accepted here.
     pub closed: CancellationToken,
+    /// What began before that.
+    pub publishes: TaskTracker,
+    /// Where accepted events are.
+    pub journal: Journal,
 }
 
 // === impl Drain ===
@@ -66,6 +71,10 @@ impl Drain {
         }
         // What is parked here for others goes too, and no more of it comes.
         self.closed.cancel();
+        self.publishes.close();
+        self.publishes.wait().await;
+        // The driver has heard of everything that they left here once it answers.
+        drop(self.driver.tenants(self.journal.stats().next_seq).await);
         while !self.is_empty() {
             sleep(PERIOD).await;
         }

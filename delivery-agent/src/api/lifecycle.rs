@@ -1,6 +1,6 @@
 //! How far the agent's life is, as its services need to know. Each stage is cancelled when it is reached.
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The stages; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -11,4 +11,6 @@ pub struct Stages {
     pub leaving: CancellationToken,
     /// Nothing is accepted any more.
     pub closed: CancellationToken,
+    /// What began before that, and may still be accepted.
+    pub publishes: TaskTracker,
 }

@@ -11,6 +11,7 @@ use hookfleet_proto::{
         publish_result, publisher_service_server::PublisherService,
     },
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -60,7 +61,10 @@ impl Publisher {
         &self.relay
     }
 
-    pub(super) fn check_open(&self) -> Result<(), ApiError> {
+    /// Leave to accept events, while it is held, if any are accepted now.
+    pub(super) fn check_open(&self) -> Result<TaskTrackerToken, ApiError> {
+        // Taken first, so that whoever closes and then waits misses nobody.
+        let open = self.stages.publishes.token();
         if self.stages.closed.is_cancelled() {
             let message = "this agent is shutting down";
             return Err(ApiError::unavailable("DRAINING", message, OVERLOAD_PAUSE));
@@ -69,7 +73,7 @@ impl Publisher {
             let message = "this agent does not know the subscriptions yet";
             return Err(ApiError::unavailable("NOT_READY", message, OVERLOAD_PAUSE));
         }
-        Ok(())
+        Ok(open)
     }
 
     async fn publish_all(
@@ -77,7 +81,7 @@ impl Publisher {
         parent: &str,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<PublishResult>, Status> {
-        self.check_open()?;
+        let _open = self.check_open()?;
         if parent == broadcast::PARENT {
             return self.broadcast(events).await;
         }
@@ -164,7 +168,7 @@ impl PublisherService for Publisher {
         &self,
         request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        self.check_open()?;
+        drop(self.check_open()?);
         let service = self.clone();
         let publish = move |parent, event| service.clone().publish_one(parent, event);
         let responses = self.streams.serve(request.into_inner(), publish);

@@ -76,7 +76,7 @@ impl RelayService for Relayed {
             slots,
         } = request.into_inner();
         let PublishRequest { parent, events } = publish.unwrap_or_default();
-        self.publisher.check_open()?;
+        let _open = self.publisher.check_open()?;
         if parent == broadcast::PARENT {
             let slots = slots.into_iter().map(|it| u16::try_from(it).map(Slot));
             let slots = slots.collect::<Result<_, _>>();
@@ -102,7 +102,7 @@ impl RelayService for Relayed {
             events,
             slot_table_version,
         } = request.into_inner();
-        self.publisher.check_open()?;
+        let _open = self.publisher.check_open()?;
         let mut admissions = Vec::new();
         let mut accepted = Vec::with_capacity(events.len());
         for (number, event) in events.into_iter().enumerate() {
@@ -129,7 +129,7 @@ impl RelayService for Relayed {
             event,
             slot_table_version,
         } = request.into_inner();
-        self.publisher.check_open()?;
+        let _open = self.publisher.check_open()?;
         let name: DeliveryName = delivery
             .parse()
             .map_err(|_| ApiError::invalid_field("delivery", "is not a name"))?;
