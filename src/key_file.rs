@@ -1,10 +1,10 @@
 //! Key files: 32 random bytes that seal secrets, kept apart from what they seal, and API keys. Nobody but their owner may
-//! read them.
+//! read them; where somebody else owns them, as Kubernetes does what it mounts, our group may.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -71,8 +71,10 @@ fn create(path: &Path) -> io::Result<File> {
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let context = || format!("cannot read the key file {}", path.display());
     let metadata = fs::metadata(path).with_context(context)?;
+    let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    let others = if is_ours { 0o077 } else { 0o007 };
     ensure!(
-        metadata.permissions().mode() & 0o077 == 0,
+        metadata.mode() & others == 0,
         "the key file {} can be read by others; `chmod 600` it",
         path.display()
     );

@@ -3,6 +3,7 @@
 mod bench;
 mod broadcast;
 mod command;
+mod deploy;
 mod door;
 mod engine;
 mod events;
