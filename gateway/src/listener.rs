@@ -115,6 +115,7 @@ impl Conversation {
         }
     }
 
+    /// Answers until there is nothing more to say, or it is time to end.
     async fn hold<I>(self, stream: I)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -1,7 +1,7 @@
 //! TLS at the listener: what it shows, whom it asks for a certificate, what becomes of silent clients, of certificates that
 //! are replaced and of those that end; and the caller's side.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{error::Error as _, fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use hookfleet_contract::time::Timestamp;
 use hookfleet_proto::v1::{ListTenantsRequest, tenant_service_client::TenantServiceClient};
@@ -71,6 +71,11 @@ async fn list_by(peer: Peer) -> Result<(), Status> {
     listed.map(drop)
 }
 
+/// Whether a call failed for its connection: what the server says has no source.
+fn is_cut_off(called: Result<(), Status>) -> bool {
+    called.is_err_and(|it| it.source().is_some())
+}
+
 fn peer(world: &World, peers: &Peers) -> Peer {
     peers.peer(&url(world), |_| true).unwrap()
 }
@@ -126,9 +131,9 @@ async fn both_versions_of_tls_carry_http_1_and_grpc() {
     list(&world, authority.peer(None)).await.unwrap();
     // Whoever believes others does not believe this one.
     let foreign = list(&world, Authority::new().peer(None)).await;
-    assert_eq!(foreign.unwrap_err().code(), Code::Unavailable);
+    assert!(is_cut_off(foreign));
     let public = list(&world, PeerTls::default()).await;
-    assert_eq!(public.unwrap_err().code(), Code::Unavailable);
+    assert!(is_cut_off(public));
 }
 
 #[tokio::test]
@@ -222,9 +227,11 @@ async fn a_certificate_of_the_fleet_opens_what_a_key_of_the_fleet_does() {
         assert_eq!(unknown.unwrap_err().code(), Code::Unauthenticated, "{name}");
     }
     // What others say of somebody is not heard at all, even where nothing has to be said.
-    let forged = Authority::new().issue("agent", &["spiffe://example.org/agent/a"]);
-    let refused = list(&world, authority.peer(Some(&forged))).await;
-    assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+    let other = Authority::new();
+    let forged = other.issue("agent", &["spiffe://example.org/agent/a"]);
+    assert!(is_cut_off(
+        list(&world, authority.peer(Some(&forged))).await
+    ));
 }
 
 #[tokio::test]
@@ -232,8 +239,7 @@ async fn where_certificates_are_required_nobody_gets_in_without() {
     let authority = Authority::new();
     let server = authority.issue("server", &[]);
     let world = asking(authority.files(&server), true, Clock::system()).await;
-    let without = list(&world, authority.peer(None)).await;
-    assert_eq!(without.unwrap_err().code(), Code::Unavailable);
+    assert!(is_cut_off(list(&world, authority.peer(None)).await));
     let issued = authority.issue("agent", &["spiffe://example.org/agent/a"]);
     let with = list(&world, authority.peer(Some(&issued))).await;
     assert_eq!(with.unwrap_err().code(), Code::PermissionDenied);
@@ -274,10 +280,10 @@ async fn a_caller_shows_its_new_certificate_without_being_started_again() {
     let authority = Authority::new();
     let server = authority.issue("server", &[]);
     let world = asking(authority.files(&server), true, Clock::system()).await;
-    let foreign = Authority::new().issue("agent", &["spiffe://example.org/agent/a"]);
+    let other = Authority::new();
+    let foreign = other.issue("agent", &["spiffe://example.org/agent/a"]);
     let peers = Peers::new(dialer(authority.peer(Some(&foreign))));
-    let refused = list_by(peer(&world, &peers)).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(is_cut_off(list_by(peer(&world, &peers)).await));
     foreign.replace_by(&authority.issue("agent", &["spiffe://example.org/agent/a"]));
     eventually("the agent is known", async || {
         let listed = list_by(peer(&world, &peers)).await;

@@ -285,7 +285,8 @@ async fn a_server_that_asks_for_certificates_is_called_with_the_newest() {
     let authority = Authority::new();
     let server = authority.issue("etcd", &[]);
     let server = TestEtcd::start_secure(&authority.file(), &server.certificate, &server.key).await;
-    let ours = Authority::new().issue("control-plane", &[]);
+    let other = Authority::new();
+    let ours = other.issue("control-plane", &[]);
     let mut config = Config::new([server.endpoint()]);
     config.tls = authority.peer(Some(&ours));
     let store = Etcd::connect(config).await.expect("an address");
