@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use hookfleet_contract::time::Timestamp;
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_gateway::{
     clock::Clock,
@@ -353,7 +354,8 @@ async fn rotation_ends_no_stream(agent: &Process, authority: &Authority, own: &I
 
 /// A17.
 async fn expiry_ends_streams(agent: &Process, authority: &Authority, key: &str) {
-    let not_after = Clock::system().now() + Duration::from_secs(10);
+    // Certificates tell whole seconds.
+    let not_after = Timestamp(Clock::system().now().0 / 1000 * 1000 + 10_000);
     let short = authority.issue_until("short", &[], not_after);
     let mut stream =
         Publishing::start(peer(agent, authority.peer(Some(&short)), Some(key)), 3).await;
