@@ -88,6 +88,6 @@ struct Common {
 
 /// A flag that is not given must not hide what the layers below it say.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_false(flag: &bool) -> bool {
+pub(crate) fn is_false(flag: &bool) -> bool {
     !flag
 }

@@ -16,3 +16,4 @@ mod moves;
 mod power;
 mod readme;
 mod safety;
+mod tls;
