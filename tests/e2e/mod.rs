@@ -2,7 +2,9 @@
 
 mod bench;
 mod broadcast;
+mod clients;
 mod command;
+mod dialects;
 mod door;
 mod engine;
 mod events;
