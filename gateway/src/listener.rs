@@ -4,11 +4,13 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     time::Duration,
 };
 
 use axum::Router;
+use http::Request;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
@@ -20,6 +22,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::util::MapRequest;
+
+use crate::audit::layer::Caller;
 
 /// Each costs a descriptor and some 50 KiB.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -57,10 +62,10 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &permits) => accepted,
         };
-        let Some((stream, permit)) = accepted else {
+        let Some((stream, address, permit)) = accepted else {
             continue;
         };
-        let service = TowerToHyperService::new(router.clone());
+        let service = TowerToHyperService::new(MapRequest::new(router.clone(), from(address)));
         let connection = server
             .serve_connection(TokioIo::new(stream), service)
             .into_owned();
@@ -92,18 +97,26 @@ async fn end<C: GracefulConnection>(mut connection: Pin<&mut C>) -> Result<(), C
     connection.await
 }
 
+/// Tells whoever answers a request where it comes from.
+fn from<B>(address: SocketAddr) -> impl FnMut(Request<B>) -> Request<B> + Clone {
+    move |mut request| {
+        request.extensions_mut().insert(Caller(address));
+        request
+    }
+}
+
 /// Waits for a connection and for room for it.
 async fn accept(
     listener: &TcpListener,
     permits: &std::sync::Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = std::sync::Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, address)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a connection ended before it began");
             }
-            Some((stream, permit))
+            Some((stream, address, permit))
         }
         Err(error) if is_of_the_connection(&error) => None,
         Err(error) => {

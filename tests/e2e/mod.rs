@@ -1,5 +1,6 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
+mod audit;
 mod bench;
 mod broadcast;
 mod clients;
@@ -14,6 +15,7 @@ mod first_callback;
 mod fleet;
 mod ledger;
 mod moves;
+mod openapi;
 mod power;
 mod readme;
 mod safety;
