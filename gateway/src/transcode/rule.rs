@@ -36,7 +36,7 @@ impl Rule {
     }
 }
 
-/// The rules of the named services, further bindings of a method included. Methods without a rule, and streams, have none.
+/// The rules of the named services. Methods without a rule, and streams, have none.
 pub(crate) fn collect(pool: &DescriptorPool, services: &[&str]) -> Result<Vec<Rule>, Error> {
     let mut rules = Vec::new();
     for service in pool
@@ -47,15 +47,8 @@ pub(crate) fn collect(pool: &DescriptorPool, services: &[&str]) -> Result<Vec<Ru
             if method.is_client_streaming() || method.is_server_streaming() {
                 continue;
             }
-            let Some(annotation) = annotation::http(pool, &method) else {
-                continue;
-            };
-            let further = annotation.get_field_by_name("additional_bindings");
-            let further = further.as_deref().and_then(Value::as_list);
-            let further = further.unwrap_or_default().iter();
-            let bindings = further.filter_map(Value::as_message);
-            for binding in std::iter::once(&annotation).chain(bindings) {
-                let rule = rule(&method, binding);
+            if let Some(annotation) = annotation::http(pool, &method) {
+                let rule = rule(&method, &annotation);
                 rules.push(rule.ok_or_else(|| Error::Rule(method.full_name().to_owned()))?);
             }
         }
@@ -87,9 +80,11 @@ fn rule(method: &MethodDescriptor, annotation: &DynamicMessage) -> Option<Rule> 
                 let http_method = field.name().to_ascii_uppercase();
                 Some((http_method.parse().ok()?, template))
             })?;
-    // No method of this API answers with a part of its response.
-    if text("response_body").is_some() {
-        return None;
+    // No method of this API has them; one that did would be served in part.
+    for unused in ["response_body", "additional_bindings"] {
+        if annotation.has_field_by_name(unused) {
+            return None;
+        }
     }
     Some(Rule {
         method: http_method,
