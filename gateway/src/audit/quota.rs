@@ -98,6 +98,6 @@ mod tests {
         assert_eq!(count.count(), 256 + 30);
         assert_eq!(taken(&mut quota, "keys/0", NOW), 600 - 512 - 60);
         assert!(quota.each.len() <= MAX_CALLERS + 1);
-        assert_eq!(taken(&mut quota, "x", NOW + Duration::from_secs(1)), 2);
+        assert_eq!(taken(&mut quota, "keys/0", NOW + Duration::from_secs(1)), 2);
     }
 }
