@@ -62,6 +62,8 @@ pub(crate) struct Standalone {
     pub(crate) data_dir: PathBuf,
     /// Callers show an API key. The first one is written into `first.key` in `data_dir`.
     pub(crate) authentication: bool,
+    /// Where in `data_dir` the audit log is kept; off if empty.
+    pub(crate) audit_dir: PathBuf,
     #[serde(flatten)]
     pub(crate) tls: Tls,
     #[serde(flatten)]
@@ -89,6 +91,8 @@ pub(crate) struct ControlPlane {
     pub(crate) first_key_file: PathBuf,
     /// The key with which the processes of the fleet call each other; the first control plane of all writes it.
     pub(crate) fleet_key_file: PathBuf,
+    /// Where the audit log is kept, one for each process; off if empty.
+    pub(crate) audit_dir: PathBuf,
     /// How long an agent may be away before others get its slots, in seconds; the life of its lease, 15 s, comes first.
     pub(crate) agent_hold_seconds: u64,
     /// Callback URLs may be on loopback, and plain http there.
@@ -120,6 +124,8 @@ pub(crate) struct Agent {
     pub(crate) authentication: bool,
     /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
     pub(crate) fleet_key_file: PathBuf,
+    /// Where in `data_dir` the audit log is kept; off if empty.
+    pub(crate) audit_dir: PathBuf,
     #[serde(flatten)]
     pub(crate) tls: Tls,
     #[serde(flatten)]
@@ -197,6 +203,7 @@ impl Default for Standalone {
             data_dir: "hookfleet-data".into(),
             authentication: false,
             tls: Tls::default(),
+            audit_dir: "audit".into(),
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -218,6 +225,7 @@ impl Default for ControlPlane {
             authentication: false,
             first_key_file: "hookfleet-first.key".into(),
             fleet_key_file: "hookfleet-fleet.key".into(),
+            audit_dir: "hookfleet-audit".into(),
             agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
@@ -239,6 +247,7 @@ impl Default for Agent {
             authentication: false,
             fleet_key_file: "hookfleet-fleet.key".into(),
             tls: Tls::default(),
+            audit_dir: "audit".into(),
             delivery: Delivery::default(),
         }
     }

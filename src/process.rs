@@ -17,6 +17,7 @@ use hookfleet_control_plane::{
 use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
+    audit::Audit,
     auth::Auth,
     clock::Clock,
     peers::{Authorization, Dialer},
@@ -53,6 +54,7 @@ impl Standalone {
             data_dir,
             authentication,
             tls,
+            audit_dir,
             delivery,
         } = config;
         create(&data_dir)?;
@@ -103,6 +105,7 @@ impl Standalone {
         });
         let services = Services::new(readiness.clone())
             .guarded(access.auth)
+            .audited(audit_log(&audit_dir, &data_dir).await?)
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -167,6 +170,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     };
     let services = Services::new(readiness)
         .guarded(access.auth)
+        .audited(audit_log(&config.audit_dir, Path::new("")).await?)
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
@@ -230,6 +234,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     };
     let services = Services::new(readiness.clone())
         .guarded(auth)
+        .audited(audit_log(&config.audit_dir, &config.data_dir).await?)
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());
@@ -290,6 +295,17 @@ async fn build_agent(
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
     Ok(built?)
+}
+
+/// The audit log in a directory, which is in another unless it begins at the root.
+async fn audit_log(dir: &Path, within: &Path) -> anyhow::Result<Audit> {
+    if dir.as_os_str().is_empty() {
+        tracing::warn!("there is no audit log");
+        return Ok(Audit::off());
+    }
+    let dir = within.join(dir);
+    let opened = tokio::task::spawn_blocking(|| Audit::open(dir, Clock::system())).await?;
+    opened.context("cannot write the audit log")
 }
 
 /// Raises the limit of open files as far as it goes; attempts in flight have three quarters of it.

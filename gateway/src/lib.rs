@@ -4,11 +4,13 @@
 //! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
 //! - [`tls`]: who is at the other end of a connection. [`peers`]: connections that this process makes.
 //! - [`transcode`]: the API as HTTP/JSON.
-//! - [`auth`]: who may call what.
+//! - [`auth`]: who may call what. [`audit`]: who did.
+//! - [`openapi`]: all that HTTP answers, as a document.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
 //! - [`events`]: publishing CloudEvents and plain JSON.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
+pub mod audit;
 pub mod auth;
 mod body;
 pub mod clock;
@@ -19,6 +21,7 @@ pub mod filter;
 mod idempotency;
 mod intake;
 pub mod listener;
+mod openapi;
 pub mod page;
 pub mod peers;
 pub mod readiness;

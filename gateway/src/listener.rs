@@ -5,11 +5,13 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     time::Duration,
 };
 
 use axum::{Extension, Router};
+use http::Request;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
@@ -22,8 +24,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::util::MapRequest;
 
-use crate::tls::server::ServerTls;
+use crate::{audit::layer::Caller, tls::server::ServerTls};
 
 /// Each costs a descriptor and some 50 KiB.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -61,11 +64,12 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &permits) => accepted,
         };
-        let Some((stream, permit)) = accepted else {
+        let Some((stream, address, permit)) = accepted else {
             continue;
         };
         let conversation = Conversation {
             router: router.clone(),
+            address,
             lifetime: lifetimes.connection.mul_f64(rand::random_range(0.8..1.2)),
             shutdown: shutdown.clone(),
         };
@@ -88,6 +92,7 @@ pub async fn serve(
 /// What is said on one connection.
 struct Conversation {
     router: Router,
+    address: SocketAddr,
     lifetime: Duration,
     shutdown: CancellationToken,
 }
@@ -120,7 +125,8 @@ impl Conversation {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.router);
+        let service = MapRequest::new(self.router, from(self.address));
+        let service = TowerToHyperService::new(service);
         let server = server();
         let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
@@ -140,18 +146,26 @@ async fn end<C: GracefulConnection>(mut connection: Pin<&mut C>) -> Result<(), C
     connection.await
 }
 
+/// Tells whoever answers a request where it comes from.
+fn from<B>(address: SocketAddr) -> impl FnMut(Request<B>) -> Request<B> + Clone {
+    move |mut request| {
+        request.extensions_mut().insert(Caller(address));
+        request
+    }
+}
+
 /// Waits for a connection and for room for it.
 async fn accept(
     listener: &TcpListener,
     permits: &std::sync::Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = std::sync::Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, address)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a connection ended before it began");
             }
-            Some((stream, permit))
+            Some((stream, address, permit))
         }
         Err(error) if is_of_the_connection(&error) => None,
         Err(error) => {

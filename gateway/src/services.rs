@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use hookfleet_proto::DESCRIPTORS;
 use tonic::{
     Status,
@@ -23,6 +24,7 @@ use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
+    audit::{self, Audit, layer::Notary, subject::Subjects},
     auth::{
         Auth,
         layer::{self, Guard},
@@ -32,6 +34,7 @@ use crate::{
     events::Events,
     facade::Facade,
     intake::Intake,
+    openapi,
     readiness::Readiness,
     status::ApiError,
     transcode::{self, Transcoder},
@@ -44,6 +47,7 @@ pub struct Services {
     names: Vec<&'static str>,
     readiness: Readiness,
     auth: Auth,
+    audit: Audit,
 }
 
 /// The descriptors of the API cannot be served.
@@ -71,6 +75,7 @@ impl Services {
             names: Vec::new(),
             readiness,
             auth: Auth::off(),
+            audit: Audit::off(),
         }
     }
 
@@ -78,6 +83,13 @@ impl Services {
     #[must_use]
     pub fn guarded(mut self, auth: Auth) -> Self {
         self.auth = auth;
+        self
+    }
+
+    /// Writes down who changes what, and who is denied what.
+    #[must_use]
+    pub fn audited(mut self, audit: Audit) -> Self {
+        self.audit = audit;
         self
     }
 
@@ -103,6 +115,7 @@ impl Services {
         let guard = Guard {
             methods: Arc::new(Methods::read(DESCRIPTORS)?),
             auth: self.auth,
+            audit: self.audit.clone(),
         };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -123,8 +136,22 @@ impl Services {
         self.routes.add_service(health);
         tokio::spawn(report(reporter, self.names.clone(), self.readiness.clone()));
 
+        let (methods, is_guarded) = (Arc::clone(&guard.methods), guard.auth.is_on());
+        let openapi =
+            openapi::document(descriptors::pool(), &methods, &self.names, is_guarded)?.to_string();
+        let openapi = Bytes::from(openapi);
+        let notary = Notary {
+            subjects: Arc::new(Subjects::new(descriptors::pool(), &methods)),
+            audit: self.audit,
+        };
+        let note = from_fn_with_state(notary, audit::layer::note);
         let authorize = from_fn_with_state(guard.clone(), layer::authorize);
-        let grpc = self.routes.routes().into_axum_router().layer(authorize);
+        let grpc = self
+            .routes
+            .routes()
+            .into_axum_router()
+            .layer(authorize)
+            .layer(note);
         let grpc = Routes::from(grpc).prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
         let surfaces = Surfaces::new(&self.names, &grpc, json);
@@ -138,13 +165,19 @@ impl Services {
         let probes = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
+            .route(
+                openapi::PATH,
+                get(async || ([(header::CONTENT_TYPE, "application/json")], openapi)),
+            )
             .with_state(self.readiness);
         let api = grpc
             .into_axum_router()
             .reset_fallback()
             .fallback(move |request: Request| surfaces.clone().answer(request));
         let authenticate = from_fn_with_state(guard, layer::authenticate);
-        Ok(probes.merge(api.layer(web).layer(meter).layer(authenticate)))
+        let origin = from_fn(audit::layer::origin);
+        let api = api.layer(web).layer(meter).layer(authenticate);
+        Ok(probes.merge(api.layer(origin)))
     }
 }
 

@@ -60,6 +60,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]
     allow_http_targets: bool,
+    /// Where the audit log is kept; "" is off [default: hookfleet-audit].
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_dir: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     tls: tls::Flags,

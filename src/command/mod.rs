@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod agent;
+mod audit;
 mod control_plane;
 mod deliveries;
 mod descriptor_set;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Publish(publish::Arguments),
     /// Look at deliveries and their attempts, and deliver again.
     Deliveries(deliveries::Arguments),
+    /// Check audit logs.
+    Audit(audit::Arguments),
     /// Look at the agents and say how slots are placed.
     Fleet(fleet::Arguments),
     /// Write the API's descriptor set, for gateways and clients.
@@ -69,6 +72,7 @@ impl Command {
             Self::Subscription(arguments) => arguments.run().await,
             Self::Publish(arguments) => arguments.run().await,
             Self::Deliveries(arguments) => arguments.run().await,
+            Self::Audit(arguments) => arguments.run().await,
             Self::Fleet(arguments) => arguments.run().await,
             Self::DescriptorSet(arguments) => arguments.run(),
         }

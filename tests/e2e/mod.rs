@@ -1,9 +1,12 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
+mod audit;
 mod bench;
 mod broadcast;
+mod clients;
 mod command;
 mod deploy;
+mod dialects;
 mod door;
 mod engine;
 mod events;
@@ -13,6 +16,7 @@ mod first_callback;
 mod fleet;
 mod ledger;
 mod moves;
+mod openapi;
 mod power;
 mod readme;
 mod safety;

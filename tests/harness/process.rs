@@ -48,6 +48,9 @@ pub fn control_plane(dir: &Path, etcd: &str, listen: &str) -> Process {
     let mut command = hookfleet();
     command.args(["control-plane", "--etcd", etcd, "--allow-loopback-targets"]);
     command.arg("--key-file").arg(dir.join("secrets.key"));
+    // Several planes share the directory, and each has a log of its own.
+    let audit = tempfile::tempdir_in(dir).expect("a directory");
+    command.arg("--audit-dir").arg(audit.keep());
     Process::start(command, listen)
 }
 

@@ -53,7 +53,8 @@ pub(crate) fn http_status(code: Code) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn name(code: Code) -> &'static str {
+/// The name of a gRPC code.
+pub(crate) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

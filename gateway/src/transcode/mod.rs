@@ -4,7 +4,7 @@
 pub(crate) mod annotation;
 pub(crate) mod failure;
 mod request;
-mod rule;
+pub(crate) mod rule;
 pub(crate) mod template;
 
 use std::{
@@ -147,7 +147,7 @@ fn grpc_request(
     *request.method_mut() = http::Method::POST;
     // Who calls, and whatever else is known of the request.
     *request.extensions_mut() = extensions;
-    if let Ok(uri) = rule.grpc_path.parse() {
+    if let Ok(uri) = rule.grpc_path().parse() {
         *request.uri_mut() = uri;
     }
     let headers = request.headers_mut();
@@ -182,7 +182,7 @@ where
     }
     let frame = collected.to_bytes();
     let message = frame.get(5..).unwrap_or_default();
-    DynamicMessage::decode(rule.output.clone(), message)
+    DynamicMessage::decode(rule.descriptor.output(), message)
         .map_err(|error| Status::internal(error.to_string()))
 }
 
