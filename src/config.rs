@@ -13,6 +13,8 @@ use figment::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::limits::Limits;
+
 /// What `HOOKFLEET_*` names that is not configuration of a service.
 const OTHER_VARIABLES: [&str; 6] = [
     "log",
@@ -46,6 +48,10 @@ pub(crate) struct Delivery {
     pub(crate) drain_seconds: u64,
     /// How long a publisher's stream may last before it is asked to begin another, in seconds.
     pub(crate) stream_seconds: u64,
+    /// The most events of a tenant that this process takes in a second; 0 is no limit.
+    pub(crate) tenant_events_per_second: u64,
+    /// The most bytes of events of a tenant that this process takes in a second; 0 is no limit.
+    pub(crate) tenant_bytes_per_second: u64,
 }
 
 /// `hookfleet standalone`.
@@ -57,6 +63,8 @@ pub(crate) struct Standalone {
     pub(crate) data_dir: PathBuf,
     /// Callers show an API key. The first one is written into `first.key` in `data_dir`.
     pub(crate) authentication: bool,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -82,6 +90,8 @@ pub(crate) struct ControlPlane {
     pub(crate) allow_loopback_targets: bool,
     /// Callback URLs may be plain http.
     pub(crate) allow_http_targets: bool,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
 }
 
 /// `hookfleet agent`.
@@ -105,6 +115,8 @@ pub(crate) struct Agent {
     pub(crate) authentication: bool,
     /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
     pub(crate) fleet_key_file: PathBuf,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -169,6 +181,8 @@ impl Default for Delivery {
             segment_mib: 64,
             drain_seconds: 25,
             stream_seconds: 30 * 60,
+            tenant_events_per_second: 0,
+            tenant_bytes_per_second: 0,
         }
     }
 }
@@ -179,6 +193,7 @@ impl Default for Standalone {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             data_dir: "hookfleet-data".into(),
             authentication: false,
+            limits: Limits::default(),
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -200,6 +215,7 @@ impl Default for ControlPlane {
             agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
+            limits: Limits::default(),
         }
     }
 }
@@ -216,6 +232,7 @@ impl Default for Agent {
             keep_slots: false,
             authentication: false,
             fleet_key_file: "hookfleet-fleet.key".into(),
+            limits: Limits::default(),
             delivery: Delivery::default(),
         }
     }
@@ -243,6 +260,7 @@ impl Validate for Delivery {
 impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(self.limits.problems());
         if !(self.listen.ip().is_loopback() || self.authentication) {
             let problem = "listen: must be on loopback while nobody is asked who they are: set authentication";
             problems.push(problem.to_owned());
@@ -253,13 +271,16 @@ impl Validate for Standalone {
 
 impl Validate for ControlPlane {
     fn problems(&self) -> Vec<String> {
-        urls("etcd", &self.etcd)
+        let mut problems = urls("etcd", &self.etcd);
+        problems.extend(self.limits.problems());
+        problems
     }
 }
 
 impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(self.limits.problems());
         problems.extend(urls("control_plane", &self.control_plane));
         if !(1..=10_000).contains(&self.weight) {
             problems.push("weight: must be 1 to 10000".to_owned());

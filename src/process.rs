@@ -12,7 +12,8 @@ use hookfleet_control_plane::{
 use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
-    auth::Auth, clock::Clock, peers::Authorization, readiness::Readiness, services::Services,
+    auth::Auth, clock::Clock, limits::limiter::Limiter, peers::Authorization, readiness::Readiness,
+    services::Services,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -38,6 +39,7 @@ impl Standalone {
             listen,
             data_dir,
             authentication,
+            limits,
             delivery,
         } = config;
         create(&data_dir)?;
@@ -68,9 +70,11 @@ impl Standalone {
             leaves: false,
             authorization: access.authorization,
         };
-        let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
+        let limiter = limits.limiter(Some(&delivery));
+        let agent = build_agent(member, &[own], &data_dir, &delivery, &limiter).await?;
         let services = Services::new(readiness.clone())
             .guarded(access.auth)
+            .limited(limiter)
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -83,7 +87,7 @@ impl Standalone {
         let mut parts = Parts::new();
         parts.run_agent(agent, readiness);
         parts.run_control_plane(control_plane);
-        parts.serve(listener, services)?;
+        parts.serve(listener, services, limits.connections(open_files()))?;
         if delivery.allow_loopback_targets {
             tracing::warn!("callback URLs may be on loopback: this server is for one machine");
         }
@@ -121,6 +125,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     };
     let services = Services::new(readiness)
         .guarded(access.auth)
+        .limited(config.limits.limiter(None))
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
@@ -129,7 +134,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         .with(control_plane.delivery_service(access.authorization));
     let mut parts = Parts::new();
     parts.run_control_plane(control_plane);
-    parts.serve(listener, services)?;
+    parts.serve(listener, services, config.limits.connections(open_files()))?;
     Ok(parts.running(address))
 }
 
@@ -159,11 +164,13 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         leaves: !config.keep_slots,
         authorization,
     };
+    let limiter = config.limits.limiter(Some(&config.delivery));
     let agent = build_agent(
         member,
         &config.control_plane,
         &config.data_dir,
         &config.delivery,
+        &limiter,
     )
     .await?;
     let auth = if config.authentication {
@@ -173,12 +180,13 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     };
     let services = Services::new(readiness.clone())
         .guarded(auth)
+        .limited(limiter)
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());
     let mut parts = Parts::new();
     parts.run_agent(agent, readiness);
-    parts.serve(listener, services)?;
+    parts.serve(listener, services, config.limits.connections(open_files()))?;
     Ok(parts.running(address))
 }
 
@@ -198,6 +206,7 @@ async fn build_agent(
     control_planes: &[String],
     data_dir: &Path,
     delivery: &config::Delivery,
+    limiter: &Limiter,
 ) -> anyhow::Result<Agent> {
     let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
     let endpoint = |url: &String| {
@@ -232,14 +241,15 @@ async fn build_agent(
         drain_timeout,
         leave_timeout: member.leaves.then_some(drain_timeout),
         stream_lifetime: Duration::from_secs(delivery.stream_seconds),
+        limiter: limiter.clone(),
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
     Ok(built?)
 }
 
-/// Raises the limit of open files as far as it goes; attempts in flight have three quarters of it.
-fn affordable(max_in_flight: usize) -> usize {
+/// Raises the limit of open files as far as it goes.
+fn open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -249,7 +259,12 @@ fn affordable(max_in_flight: usize) -> usize {
         Ok(()) => raised.current,
         Err(_) => limit.current,
     };
-    let files = current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX));
+    current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX))
+}
+
+/// Attempts in flight have three quarters of the open files.
+fn affordable(max_in_flight: usize) -> usize {
+    let files = open_files();
     let affordable = (files / 4 * 3).max(1);
     if affordable < max_in_flight {
         tracing::warn!(

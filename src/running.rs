@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use hookfleet_control_plane::ControlPlane;
 use hookfleet_delivery_agent::app::Agent;
 use hookfleet_gateway::{
+    limits::connections::Connections,
     listener::{self, Lifetimes},
     readiness::Readiness,
     services::Services,
@@ -21,6 +22,7 @@ use crate::output;
 /// Requests are short; streams are told to end.
 const LIFETIMES: Lifetimes = Lifetimes {
     connection: Duration::from_secs(30 * 60),
+    head: Duration::from_secs(10),
     drain: Duration::from_secs(5),
 };
 /// The condition of readiness that an agent keeps up to date.
@@ -104,10 +106,11 @@ impl Parts {
         &mut self,
         listener: TcpListener,
         services: Services,
+        connections: Connections,
     ) -> anyhow::Result<()> {
         let router = services.into_router()?;
         self.add(async move |shutdown| {
-            listener::serve(listener, router, LIFETIMES, shutdown).await;
+            listener::serve(listener, router, LIFETIMES, connections, shutdown).await;
             Ok(())
         });
         Ok(())

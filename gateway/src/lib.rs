@@ -4,6 +4,7 @@
 //! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
 //! - [`transcode`]: the API as HTTP/JSON.
 //! - [`auth`]: who may call what.
+//! - [`limits`]: how much of it.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
 //! - [`events`]: publishing CloudEvents and plain JSON.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
@@ -17,6 +18,7 @@ mod facade;
 pub mod filter;
 mod idempotency;
 mod intake;
+pub mod limits;
 pub mod listener;
 pub mod page;
 pub mod peers;

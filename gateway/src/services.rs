@@ -32,6 +32,7 @@ use crate::{
     events::Events,
     facade::Facade,
     intake::Intake,
+    limits::{self, layer::Gate, limiter::Limiter},
     readiness::Readiness,
     status::ApiError,
     transcode::{self, Transcoder},
@@ -44,6 +45,7 @@ pub struct Services {
     names: Vec<&'static str>,
     readiness: Readiness,
     auth: Auth,
+    limiter: Limiter,
 }
 
 /// The descriptors of the API cannot be served.
@@ -71,6 +73,7 @@ impl Services {
             names: Vec::new(),
             readiness,
             auth: Auth::off(),
+            limiter: Limiter::off(),
         }
     }
 
@@ -78,6 +81,13 @@ impl Services {
     #[must_use]
     pub fn guarded(mut self, auth: Auth) -> Self {
         self.auth = auth;
+        self
+    }
+
+    /// Counts what callers use.
+    #[must_use]
+    pub fn limited(mut self, limiter: Limiter) -> Self {
+        self.limiter = limiter;
         self
     }
 
@@ -103,6 +113,7 @@ impl Services {
         let guard = Guard {
             methods: Arc::new(Methods::read(DESCRIPTORS)?),
             auth: self.auth,
+            limiter: self.limiter,
         };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -128,6 +139,12 @@ impl Services {
         let grpc = Routes::from(grpc).prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
         let surfaces = Surfaces::new(&self.names, &grpc, json);
+        let gate = Gate {
+            limiter: guard.limiter.clone(),
+            methods: Arc::clone(&guard.methods),
+            has_facade: surfaces.facade.is_some(),
+        };
+        let limit = from_fn_with_state(gate, limits::layer::limit);
         let intake = Intake::new(descriptors::pool());
         let meter = map_request(move |request| {
             let metered = intake.meter(request);
@@ -144,7 +161,7 @@ impl Services {
             .reset_fallback()
             .fallback(move |request: Request| surfaces.clone().answer(request));
         let authenticate = from_fn_with_state(guard, layer::authenticate);
-        Ok(probes.merge(api.layer(web).layer(meter).layer(authenticate)))
+        Ok(probes.merge(api.layer(web).layer(meter).layer(limit).layer(authenticate)))
     }
 }
 

@@ -23,7 +23,11 @@ use super::{
     ownership::Owned,
     principal::{Principal, Reach},
 };
-use crate::{status::ApiError, transcode};
+use crate::{
+    limits::{connections::Source, limiter::Limiter},
+    status::ApiError,
+    transcode,
+};
 
 /// Those that need not say who they are ask short questions.
 const MAX_OPEN_BYTES: usize = 4 << 10;
@@ -39,6 +43,7 @@ tokio::task_local! {
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     pub(crate) auth: Auth,
+    pub(crate) limiter: Limiter,
     pub(crate) methods: Arc<Methods>,
 }
 
@@ -51,15 +56,27 @@ pub(crate) fn tenant_of_caller() -> Option<TenantId> {
     }
 }
 
+/// Does something with who sent the request that this task answers, if that is known.
+pub(crate) fn with_caller<T>(ask: impl Fn(Option<&Principal>) -> T) -> T {
+    let asked = CALLER.try_with(|caller| ask(Some(caller)));
+    asked.unwrap_or_else(|_| ask(None))
+}
+
 /// Finds out who sends a request, and refuses those that do not say.
 pub(crate) async fn authenticate(
-    State(Guard { auth, methods }): State<Guard>,
+    State(guard): State<Guard>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let Guard {
+        auth,
+        limiter,
+        methods,
+    } = guard;
     if !auth.is_on() {
         return next.run(request).await;
     }
+    let source = request.extensions().get::<Source>().copied();
     let is_open = Access::of(&methods, request.uri().path()) == Access::Open;
     let found = auth.principal(request.headers());
     // Nobody needs them from here on.
@@ -71,15 +88,15 @@ pub(crate) async fn authenticate(
         Ok(None) => {
             let message = "the request says not who sent it";
             let error = ApiError::unauthenticated("CREDENTIAL_MISSING", message);
-            refusal(request.headers(), error)
+            refusal(request.headers(), limiter.not_let_in(source, error))
         }
-        Err(error) => refusal(request.headers(), error),
+        Err(error) => refusal(request.headers(), limiter.not_let_in(source, error)),
     }
 }
 
 /// Lets through what the caller may call, with messages that are about what is theirs.
 pub(crate) async fn authorize(
-    State(Guard { auth, methods }): State<Guard>,
+    State(Guard { auth, methods, .. }): State<Guard>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -107,12 +124,17 @@ pub(crate) async fn authorize(
     next.run(request).await
 }
 
+/// Whether a request speaks gRPC, or gRPC-Web.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|it| it.as_bytes().starts_with(GRPC.as_bytes()))
+}
+
 /// A refusal in the dialect of the request.
 pub(crate) fn refusal(headers: &HeaderMap, error: ApiError) -> Response {
     let status = Status::from(error);
     let content_type = headers.get(header::CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|it| it.as_bytes().starts_with(GRPC.as_bytes()));
-    if let Some(content_type) = content_type.filter(|_| is_grpc) {
+    if let Some(content_type) = content_type.filter(|_| is_grpc(headers)) {
         // The head says all, which gRPC-Web reads too.
         let mut response = status.into_http();
         response

@@ -21,7 +21,7 @@ use hookfleet_proto::v1::{
 use http::{Extensions, HeaderValue, Request, StatusCode, header, request::Parts};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
-use tonic::{Code, service::Routes};
+use tonic::{Code, Status, service::Routes};
 
 use crate::{body, descriptors, idempotency, status::ApiError, tenant, transcode::json};
 use form::Form;
@@ -66,6 +66,11 @@ impl Facade {
     /// Whether a path is one of the facade's.
     pub(crate) fn has(path: &str) -> bool {
         resource::route(path).is_some()
+    }
+
+    /// The answer to a request for a path that it has, which is refused before it is looked at.
+    pub(crate) fn refusal(status: Status) -> Response {
+        Problem::from(status).into_response()
     }
 
     /// Answers a request for a path that it has.
