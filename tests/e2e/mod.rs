@@ -1,5 +1,6 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
+mod abuse;
 mod bench;
 mod broadcast;
 mod command;
@@ -11,6 +12,7 @@ mod faults;
 mod first_callback;
 mod fleet;
 mod ledger;
+mod limits;
 mod moves;
 mod power;
 mod readme;
