@@ -85,17 +85,17 @@ pub async fn attack(
     let stream = TcpStream::connect(address).await.expect("it listens");
     let (mut reader, mut writer) = stream.into_split();
     let reading = tokio::spawn(async move {
+        if !is_read {
+            return std::future::pending().await;
+        }
         let mut goaway = None;
-        while is_read {
-            let Some((kind, payload)) = read(&mut reader).await else {
-                return (true, goaway);
-            };
+        while let Some((kind, payload)) = read(&mut reader).await {
             if kind == GOAWAY {
                 let code = payload[4..8].try_into().expect("four bytes");
                 goaway = Some(u32::from_be_bytes(code));
             }
         }
-        std::future::pending().await
+        (true, goaway)
     });
     let mut n_sent = 0;
     let mut saying = Some(first);

@@ -86,9 +86,11 @@ impl Gate {
     /// What a request is counted for; nothing if it is of the fleet itself, or asks whether we are well.
     fn purpose(&self, request: &Request) -> Option<Purpose> {
         let path = request.uri().path();
-        match self.methods.get(path).map(|it| it.scope) {
-            Some(Scope::EventsPublish) => Some(Purpose::Ingest),
-            Some(Scope::AgentsRegister) => None,
+        let method = self.methods.get(path);
+        match method.map(|it| (it.scope, it.is_stream)) {
+            // It is read no faster than it may be.
+            Some((Scope::EventsPublish, true)) | Some((Scope::AgentsRegister, _)) => None,
+            Some((Scope::EventsPublish, false)) => Some(Purpose::Ingest),
             Some(_) => Some(Purpose::Control),
             None if path.starts_with("/grpc.health.") => None,
             None if request.method() == Method::POST && is_of_events(path) => Some(Purpose::Ingest),

@@ -184,6 +184,40 @@ async fn a_request_too_many_is_refused_unread() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_has_published_enough_is_refused_unread_but_may_open_a_stream() {
+    let rates = Rates {
+        tenant_events: 1000,
+        ..Rates::default()
+    };
+    let limiter = Limiter::new(rates, Clock::fixed(Timestamp(1_000_000)));
+    limiter.publish("tenants/acme", 1000, || 1).unwrap();
+    let own = ApiKey::generate(|| 9);
+    let scopes = [Scope::EventsPublish].into_iter().collect();
+    let acme = Reach::Tenant("acme".parse().unwrap());
+    let principal = Principal::new("keys/acme", acme, scopes);
+    let auth = Auth::on(Keyring::default(), Clock::system()).with_own_key(&own, principal);
+    let world = World::start_limited(auth, LIFETIME, limiter, MANY).await;
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    let head = format!(
+        "POST /v1/tenants/acme/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 1000\r\n\r\n",
+        *own.reveal()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 429"));
+    let bearer = format!("Bearer {}", *own.reveal());
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/grpc"),
+    ];
+    // Nobody publishes here, but that is found out later.
+    for (method, grpc_status) in [("Publish", "8"), ("PublishStream", "12")] {
+        let path = format!("/hookfleet.v1.PublisherService/{method}");
+        let answer = world.call_with(&headers, "POST", &path, "").await;
+        assert_eq!(answer.headers["grpc-status"], grpc_status, "{method}");
+    }
+}
+
+#[tokio::test]
 async fn who_fails_to_get_in_too_often_is_told_to_wait_and_who_may_is_not() {
     let (keyring, own) = (Keyring::default(), ApiKey::generate(|| 9));
     keyring.set_complete();
