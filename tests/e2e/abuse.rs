@@ -6,7 +6,7 @@ use std::{iter::repeat_n, time::Duration};
 use tokio::time::timeout;
 
 use crate::harness::{
-    api::{create_tenant, event, publish},
+    api::{create_tenant_in_force, event, publish},
     frames::{
         Attack, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, PING,
         RST_STREAM, SETTINGS, attack, frame, head, preface,
@@ -36,7 +36,7 @@ impl Scene {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = standalone(dir.path());
-        create_tenant(&server.channel(), "acme").await;
+        create_tenant_in_force(&server.channel(), "acme").await;
         let mut scene = Self {
             server,
             _dir: dir,

@@ -208,9 +208,11 @@ mod tests {
             }
             client
         });
+        let begin = Instant::now();
         let ended = server.write_all(&[7; 1000]).await.unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
         assert!(reading.is_finished(), "not before it stopped to read");
+        assert_eq!(begin.elapsed(), READ_TIMEOUT * 6);
     }
 
     #[tokio::test(start_paused = true)]
