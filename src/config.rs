@@ -13,6 +13,7 @@ use figment::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::limits::Limits;
 use crate::tls::{self, Tls};
 
 /// What `HOOKFLEET_*` names that is not configuration of a service.
@@ -51,6 +52,10 @@ pub(crate) struct Delivery {
     pub(crate) drain_seconds: u64,
     /// How long a publisher's stream may last before it is asked to begin another, in seconds.
     pub(crate) stream_seconds: u64,
+    /// The most events of a tenant that this process takes in a second; 0 is no limit.
+    pub(crate) tenant_events_per_second: u64,
+    /// The most bytes of events of a tenant that this process takes in a second; 0 is no limit.
+    pub(crate) tenant_bytes_per_second: u64,
 }
 
 /// `hookfleet standalone`.
@@ -66,6 +71,8 @@ pub(crate) struct Standalone {
     pub(crate) audit_dir: PathBuf,
     #[serde(flatten)]
     pub(crate) tls: Tls,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -101,6 +108,7 @@ pub(crate) struct ControlPlane {
     pub(crate) allow_http_targets: bool,
     #[serde(flatten)]
     pub(crate) tls: Tls,
+    pub(crate) limits: Limits,
 }
 
 /// `hookfleet agent`.
@@ -128,6 +136,8 @@ pub(crate) struct Agent {
     pub(crate) audit_dir: PathBuf,
     #[serde(flatten)]
     pub(crate) tls: Tls,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -192,6 +202,8 @@ impl Default for Delivery {
             segment_mib: 64,
             drain_seconds: 25,
             stream_seconds: 30 * 60,
+            tenant_events_per_second: 0,
+            tenant_bytes_per_second: 0,
         }
     }
 }
@@ -204,6 +216,7 @@ impl Default for Standalone {
             authentication: false,
             tls: Tls::default(),
             audit_dir: "audit".into(),
+            limits: Limits::default(),
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -230,6 +243,7 @@ impl Default for ControlPlane {
             allow_loopback_targets: false,
             allow_http_targets: false,
             tls: Tls::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -248,6 +262,7 @@ impl Default for Agent {
             fleet_key_file: "hookfleet-fleet.key".into(),
             tls: Tls::default(),
             audit_dir: "audit".into(),
+            limits: Limits::default(),
             delivery: Delivery::default(),
         }
     }
@@ -276,6 +291,7 @@ impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(self.tls.problems());
+        problems.extend(self.limits.problems());
         if !(self.listen.ip().is_loopback() || self.authentication) {
             let problem = "listen: must be on loopback while nobody is asked who they are: set authentication";
             problems.push(problem.to_owned());
@@ -293,6 +309,7 @@ impl Validate for ControlPlane {
             &self.etcd_key_file,
         ));
         problems.extend(self.tls.problems());
+        problems.extend(self.limits.problems());
         problems
     }
 }
@@ -301,6 +318,7 @@ impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(self.tls.problems());
+        problems.extend(self.limits.problems());
         problems.extend(urls("control_plane", &self.control_plane));
         if !(1..=10_000).contains(&self.weight) {
             problems.push("weight: must be 1 to 10000".to_owned());

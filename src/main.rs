@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod demo;
 mod key_file;
+mod limits;
 mod output;
 mod process;
 mod running;

@@ -20,6 +20,7 @@ use hookfleet_gateway::{
     audit::Audit,
     auth::Auth,
     clock::Clock,
+    limits::limiter::Limiter,
     peers::{Authorization, Dialer},
     readiness::Readiness,
     services::Services,
@@ -55,6 +56,7 @@ impl Standalone {
             authentication,
             tls,
             audit_dir,
+            limits,
             delivery,
         } = config;
         create(&data_dir)?;
@@ -98,7 +100,8 @@ impl Standalone {
             },
         };
         let meeting = [format!("http://{meeting}")];
-        let agent = build_agent(member, &meeting, &data_dir, &delivery).await?;
+        let limiter = limits.limiter(Some(&delivery));
+        let agent = build_agent(member, &meeting, &data_dir, &delivery, &limiter).await?;
         let inner = inner.map(|((listener, _), access)| {
             let services = Services::new(readiness.clone()).guarded(access.auth);
             (listener, services.with(control_plane.sync_service()))
@@ -106,6 +109,7 @@ impl Standalone {
         let services = Services::new(readiness.clone())
             .guarded(access.auth)
             .audited(audit_log(&audit_dir, &data_dir).await?)
+            .limited(limiter)
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -119,9 +123,9 @@ impl Standalone {
         parts.run_agent(agent, readiness);
         parts.run_control_plane(control_plane);
         if let Some((listener, services)) = inner {
-            parts.serve(listener, None, services)?;
+            parts.serve(listener, None, services, limits.connections(open_files()))?;
         }
-        parts.serve(listener, secure, services)?;
+        parts.serve(listener, secure, services, limits.connections(open_files()))?;
         if delivery.allow_loopback_targets {
             tracing::warn!("callback URLs may be on loopback: this server is for one machine");
         }
@@ -171,6 +175,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     let services = Services::new(readiness)
         .guarded(access.auth)
         .audited(audit_log(&config.audit_dir, Path::new("")).await?)
+        .limited(config.limits.limiter(None))
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
@@ -182,7 +187,8 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         }));
     let mut parts = Parts::new();
     parts.run_control_plane(control_plane);
-    parts.serve(listener, secure, services)?;
+    let connections = config.limits.connections(open_files());
+    parts.serve(listener, secure, services, connections)?;
     Ok(parts.running(address, config.tls.url(address)))
 }
 
@@ -220,11 +226,13 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
             tls: config.tls.peer()?,
         },
     };
+    let limiter = config.limits.limiter(Some(&config.delivery));
     let agent = build_agent(
         member,
         &config.control_plane,
         &config.data_dir,
         &config.delivery,
+        &limiter,
     )
     .await?;
     let auth = if config.authentication {
@@ -235,12 +243,14 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     let services = Services::new(readiness.clone())
         .guarded(auth)
         .audited(audit_log(&config.audit_dir, &config.data_dir).await?)
+        .limited(limiter)
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());
     let mut parts = Parts::new();
     parts.run_agent(agent, readiness);
-    parts.serve(listener, secure, services)?;
+    let connections = config.limits.connections(open_files());
+    parts.serve(listener, secure, services, connections)?;
     Ok(parts.running(address, config.tls.url(address)))
 }
 
@@ -260,6 +270,7 @@ async fn build_agent(
     control_planes: &[String],
     data_dir: &Path,
     delivery: &config::Delivery,
+    limiter: &Limiter,
 ) -> anyhow::Result<Agent> {
     let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
     for url in control_planes {
@@ -291,6 +302,7 @@ async fn build_agent(
         drain_timeout,
         leave_timeout: member.leaves.then_some(drain_timeout),
         stream_lifetime: Duration::from_secs(delivery.stream_seconds),
+        limiter: limiter.clone(),
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
@@ -308,8 +320,8 @@ async fn audit_log(dir: &Path, within: &Path) -> anyhow::Result<Audit> {
     opened.context("cannot write the audit log")
 }
 
-/// Raises the limit of open files as far as it goes; attempts in flight have three quarters of it.
-fn affordable(max_in_flight: usize) -> usize {
+/// Raises the limit of open files as far as it goes.
+fn open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -319,7 +331,12 @@ fn affordable(max_in_flight: usize) -> usize {
         Ok(()) => raised.current,
         Err(_) => limit.current,
     };
-    let files = current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX));
+    current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX))
+}
+
+/// Attempts in flight have three quarters of the open files.
+fn affordable(max_in_flight: usize) -> usize {
+    let files = open_files();
     let affordable = (files / 4 * 3).max(1);
     if affordable < max_in_flight {
         tracing::warn!(

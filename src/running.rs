@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use hookfleet_control_plane::ControlPlane;
 use hookfleet_delivery_agent::app::Agent;
 use hookfleet_gateway::{
+    limits::connections::Connections,
     listener::{self, Lifetimes},
     readiness::Readiness,
     services::Services,
@@ -22,6 +23,7 @@ use crate::output;
 /// Requests are short; streams are told to end.
 const LIFETIMES: Lifetimes = Lifetimes {
     connection: Duration::from_secs(30 * 60),
+    head: Duration::from_secs(10),
     drain: Duration::from_secs(5),
 };
 /// The condition of readiness that an agent keeps up to date.
@@ -107,10 +109,11 @@ impl Parts {
         listener: TcpListener,
         tls: Option<ServerTls>,
         services: Services,
+        connections: Connections,
     ) -> anyhow::Result<()> {
         let router = services.into_router()?;
         self.add(async move |shutdown| {
-            listener::serve(listener, tls, router, LIFETIMES, shutdown).await;
+            listener::serve(listener, tls, router, LIFETIMES, connections, shutdown).await;
             Ok(())
         });
         Ok(())

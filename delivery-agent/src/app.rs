@@ -243,7 +243,13 @@ impl Agent {
             relay: relay.clone(),
         };
         Ok(Self {
-            publisher: Publisher::new(ingest, relay, stages.clone(), config.stream_lifetime),
+            publisher: Publisher::new(
+                ingest,
+                relay,
+                stages.clone(),
+                config.stream_lifetime,
+                config.limiter,
+            ),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,

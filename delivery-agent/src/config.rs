@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use hookfleet_contract::{event::Limits, target::Rules};
 use hookfleet_egress::Egress;
-use hookfleet_gateway::peers::Dialer;
+
+use hookfleet_gateway::{limits::limiter::Limiter, peers::Dialer};
 
 use crate::identity::Identity;
 
@@ -41,4 +42,6 @@ pub struct Config {
     pub leave_timeout: Option<Duration>,
     /// How long a publisher's stream may last, give or take a fifth.
     pub stream_lifetime: Duration,
+    /// Counts what tenants publish.
+    pub limiter: Limiter,
 }

@@ -6,6 +6,7 @@
 //! - [`transcode`]: the API as HTTP/JSON.
 //! - [`auth`]: who may call what. [`audit`]: who did.
 //! - [`openapi`]: all that HTTP answers, as a document.
+//! - [`limits`]: how much of it.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
 //! - [`events`]: publishing CloudEvents and plain JSON.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
@@ -20,6 +21,7 @@ mod facade;
 pub mod filter;
 mod idempotency;
 mod intake;
+pub mod limits;
 pub mod listener;
 mod openapi;
 pub mod page;

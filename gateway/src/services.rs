@@ -34,6 +34,7 @@ use crate::{
     events::Events,
     facade::Facade,
     intake::Intake,
+    limits::{self, layer::Gate, limiter::Limiter},
     openapi,
     readiness::Readiness,
     status::ApiError,
@@ -48,6 +49,7 @@ pub struct Services {
     readiness: Readiness,
     auth: Auth,
     audit: Audit,
+    limiter: Limiter,
 }
 
 /// The descriptors of the API cannot be served.
@@ -76,6 +78,7 @@ impl Services {
             readiness,
             auth: Auth::off(),
             audit: Audit::off(),
+            limiter: Limiter::off(),
         }
     }
 
@@ -90,6 +93,13 @@ impl Services {
     #[must_use]
     pub fn audited(mut self, audit: Audit) -> Self {
         self.audit = audit;
+        self
+    }
+
+    /// Counts what callers use.
+    #[must_use]
+    pub fn limited(mut self, limiter: Limiter) -> Self {
+        self.limiter = limiter;
         self
     }
 
@@ -116,6 +126,7 @@ impl Services {
             methods: Arc::new(Methods::read(DESCRIPTORS)?),
             auth: self.auth,
             audit: self.audit.clone(),
+            limiter: self.limiter,
         };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -155,6 +166,12 @@ impl Services {
         let grpc = Routes::from(grpc).prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
         let surfaces = Surfaces::new(&self.names, &grpc, json);
+        let gate = Gate {
+            limiter: guard.limiter.clone(),
+            methods: Arc::clone(&guard.methods),
+            has_facade: surfaces.facade.is_some(),
+        };
+        let limit = from_fn_with_state(gate, limits::layer::limit);
         let intake = Intake::new(descriptors::pool());
         let meter = map_request(move |request| {
             let metered = intake.meter(request);
@@ -176,7 +193,7 @@ impl Services {
             .fallback(move |request: Request| surfaces.clone().answer(request));
         let authenticate = from_fn_with_state(guard, layer::authenticate);
         let origin = from_fn(audit::layer::origin);
-        let api = api.layer(web).layer(meter).layer(authenticate);
+        let api = api.layer(web).layer(meter).layer(limit).layer(authenticate);
         Ok(probes.merge(api.layer(origin)))
     }
 }

@@ -14,6 +14,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "hookfleet.dev";
 
+/// What the metadata of an `ErrorInfo` says of a quota that is used up: its name, and how many units it has in how many
+/// seconds.
+pub(crate) mod quota {
+    pub(crate) const NAME: &str = "quota";
+    pub(crate) const UNITS: &str = "units";
+    pub(crate) const WINDOW: &str = "window_seconds";
+}
+
 /// Why a call fails.
 #[derive(Clone, Debug)]
 pub struct ApiError {
@@ -113,6 +121,26 @@ impl ApiError {
         let mut error = Self::new(Code::ResourceExhausted, reason, message);
         error.details.set_retry_info(Some(retry_after));
         error
+    }
+
+    /// The quota of `subject` is used up, so many units in so many seconds: `RESOURCE_EXHAUSTED`, a `QuotaFailure`, and
+    /// when to come back.
+    #[must_use]
+    pub fn over_quota(
+        name: &str,
+        subject: &str,
+        (units, window_seconds): (u64, u64),
+        retry_after: Duration,
+    ) -> Self {
+        let description = format!("the quota {name} has {units} in {window_seconds} s");
+        let mut error = Self::exhausted("RATE_LIMITED", &description, retry_after);
+        error
+            .details
+            .add_quota_failure_violation(subject, description);
+        error
+            .with(quota::NAME, name)
+            .with(quota::UNITS, units.to_string())
+            .with(quota::WINDOW, window_seconds.to_string())
     }
 
     /// Not now, nothing has happened: `UNAVAILABLE`, and when to come back.

@@ -1,5 +1,6 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
+mod abuse;
 mod audit;
 mod bench;
 mod broadcast;
@@ -15,6 +16,7 @@ mod faults;
 mod first_callback;
 mod fleet;
 mod ledger;
+mod limits;
 mod moves;
 mod openapi;
 mod power;

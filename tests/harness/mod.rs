@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod dialect;
+pub mod frames;
 pub mod http;
 pub mod process;
 pub mod receiver;

@@ -122,6 +122,15 @@ impl Process {
         self.child.id()
     }
 
+    /// How much memory it has, in bytes.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the process is alive");
+        let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+        kib.expect("a number of kB") << 10
+    }
+
     /// `kill -9`: nothing is said, nothing is flushed.
     pub fn kill(mut self) {
         self.child.kill().expect("the process can be killed");

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hookfleet_contract::{name::TenantName, violation::Violations};
-use hookfleet_gateway::status::{ApiError, rpc_status};
+use hookfleet_gateway::{
+    limits::limiter::Limiter,
+    status::{ApiError, rpc_status},
+};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
     v1::{
@@ -11,6 +14,7 @@ use hookfleet_proto::{
         publish_result, publisher_service_server::PublisherService,
     },
 };
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -34,6 +38,7 @@ pub struct Publisher {
     relay: Relay,
     stages: Stages,
     streams: Streams,
+    limiter: Limiter,
 }
 
 // === impl Publisher ===
@@ -41,12 +46,19 @@ pub struct Publisher {
 impl Publisher {
     /// A service whose streams last `stream_lifetime`, give or take a fifth.
     #[must_use]
-    pub fn new(ingest: Ingest, relay: Relay, stages: Stages, stream_lifetime: Duration) -> Self {
+    pub fn new(
+        ingest: Ingest,
+        relay: Relay,
+        stages: Stages,
+        stream_lifetime: Duration,
+        limiter: Limiter,
+    ) -> Self {
         Self {
             ingest: Arc::new(ingest),
             relay,
-            streams: Streams::new(stages.clone(), stream_lifetime),
+            streams: Streams::new(stages.clone(), stream_lifetime, limiter.clone()),
             stages,
+            limiter,
         }
     }
 
@@ -149,7 +161,13 @@ impl PublisherService for Publisher {
         &self,
         request: Request<PublishRequest>,
     ) -> Result<Response<PublishResponse>, Status> {
-        let PublishRequest { parent, events } = request.into_inner();
+        let request = request.into_inner();
+        // Here, where they come in, and not again at the owner.
+        self.limiter
+            .publish(&request.parent, request.events.len(), || {
+                request.encoded_len()
+            })?;
+        let PublishRequest { parent, events } = request;
         if events.is_empty() || events.len() > MAX_EVENTS {
             let description = format!("has {} events, must have 1 to {MAX_EVENTS}", events.len());
             return Err(ApiError::invalid_field("events", description).into());

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     audit::{self, Audit},
     facade::Facade,
+    limits::{connections::Source, limiter::Limiter},
     status::ApiError,
     tls::identity::ClientCertificate,
     transcode,
@@ -46,6 +47,7 @@ tokio::task_local! {
 pub(crate) struct Guard {
     pub(crate) auth: Auth,
     pub(crate) audit: Audit,
+    pub(crate) limiter: Limiter,
     pub(crate) methods: Arc<Methods>,
 }
 
@@ -71,19 +73,28 @@ pub(crate) async fn as_caller<F: Future>(caller: Option<Principal>, call: F) -> 
     }
 }
 
+/// Does something with who sent the request that this task answers, if that is known.
+pub(crate) fn with_caller<T>(ask: impl Fn(Option<&Principal>) -> T) -> T {
+    let asked = CALLER.try_with(|caller| ask(Some(caller)));
+    asked.unwrap_or_else(|_| ask(None))
+}
+
 /// Finds out who sends a request, and refuses those that do not say.
 pub(crate) async fn authenticate(
-    State(Guard {
-        auth,
-        audit,
-        methods,
-    }): State<Guard>,
+    State(guard): State<Guard>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let Guard {
+        auth,
+        audit,
+        limiter,
+        methods,
+    } = guard;
     if !auth.is_on() {
         return next.run(request).await;
     }
+    let source = request.extensions().get::<Source>().copied();
     let is_open = Access::of(&methods, request.uri().path()) == Access::Open;
     let certificate = request.extensions().get::<ClientCertificate>();
     let found = auth.principal(request.headers(), certificate);
@@ -100,9 +111,10 @@ pub(crate) async fn authenticate(
         Ok(None) => {
             let message = "the request says not who sent it";
             let error = ApiError::unauthenticated("CREDENTIAL_MISSING", message);
+            let error = limiter.not_let_in(source, error);
             unknown(&audit, &request, claimed, error)
         }
-        Err(error) => unknown(&audit, &request, claimed, error),
+        Err(error) => unknown(&audit, &request, claimed, limiter.not_let_in(source, error)),
     }
 }
 
@@ -136,6 +148,12 @@ pub(crate) async fn authorize(
     next.run(request).await
 }
 
+/// Whether a request speaks gRPC, or gRPC-Web.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|it| it.as_bytes().starts_with(GRPC.as_bytes()))
+}
+
 /// A refusal in the dialect of the request.
 pub(crate) fn refusal(headers: &HeaderMap, error: ApiError) -> Response {
     let status = Status::from(error);
@@ -166,10 +184,4 @@ fn unknown(audit: &Audit, request: &Request, claimed: Option<String>, error: Api
         headers.insert(header::WWW_AUTHENTICATE, scheme);
     }
     response
-}
-
-/// Whether a request speaks gRPC, or gRPC-Web.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE);
-    content_type.is_some_and(|it| it.as_bytes().starts_with(GRPC.as_bytes()))
 }

@@ -4,7 +4,6 @@ use http::StatusCode;
 use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use crate::descriptors;
 
@@ -26,12 +25,6 @@ fn details(status: &Status) -> Option<Value> {
     let message = DynamicMessage::decode(descriptor, status.details()).ok()?;
     let mut json = serde_json::to_value(&message).ok()?;
     Some(json["details"].take())
-}
-
-/// The seconds that a caller is asked to wait, rounded up.
-pub(crate) fn retry_after(status: &Status) -> Option<u64> {
-    let delay = status.get_error_details().retry_info()?.retry_delay?;
-    Some(delay.as_secs() + u64::from(delay.subsec_nanos() > 0))
 }
 
 /// The HTTP status of a gRPC code, by `google.rpc.Code`.

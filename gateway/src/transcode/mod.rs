@@ -24,7 +24,7 @@ use prost_reflect::{DynamicMessage, SerializeOptions};
 use tonic::{Status, service::Routes};
 use tower::{Service, ServiceExt as _};
 
-use crate::{body, descriptors, status::ApiError};
+use crate::{body, descriptors, limits::fields, status::ApiError};
 use rule::Rule;
 
 /// The rules cannot be used.
@@ -113,11 +113,7 @@ pub(crate) fn refusal(status: &Status) -> Response {
         failure::http_status(status.code()),
         &failure::body(status).to_string(),
     );
-    if let Some(seconds) = failure::retry_after(status) {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, seconds.into());
-    }
+    fields::advise(response.headers_mut(), status);
     response
 }
 
@@ -189,10 +185,7 @@ where
 /// The answer to a call that failed.
 pub(crate) fn failed(http_status: StatusCode, status: &Status) -> Response {
     let mut response = json(http_status, &failure::body(status).to_string());
-    if let Some(seconds) = failure::retry_after(status) {
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, seconds.into());
-    }
+    fields::advise(response.headers_mut(), status);
     response
 }
 
