@@ -2,13 +2,14 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use hookfleet_contract::seal::Sealer;
+use hookfleet_contract::{seal::Sealer, verification::VALIDITY};
 use hookfleet_gateway::{
     auth::keyring::Keyring, page::Pages, peers::Authorization, readiness::Readiness,
+    verification::Confirm,
 };
 use hookfleet_proto::{
     fleet::{
-        StoredCluster, SuspendReport,
+        StoredCluster,
         sync_service_server::{SyncService, SyncServiceServer},
     },
     v1::{
@@ -25,8 +26,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        Api, creation::Leases, delivery::Deliveries, fleet::Agents, key::Keys,
-        subscription::Subscriptions, sync::Sync, tenant::Tenants,
+        Api,
+        creation::{self, Leases},
+        delivery::Deliveries,
+        fleet::Agents,
+        key::Keys,
+        subscription::Subscriptions,
+        sync::Sync,
+        tenant::Tenants,
     },
     bootstrap::{self, Bootstrap, FirstKeys},
     cache::Cache,
@@ -36,8 +43,8 @@ use crate::{
     random, reconciler,
     store::{self, Generation, Outcome, Store, Txn},
     sync::{
+        reports::{self, Report, Reports},
         server::{Cluster, Server},
-        suspensions::{self, Suspensions},
     },
     vault::{Place, Vault},
 };
@@ -80,7 +87,7 @@ pub struct ControlPlane {
     api: Arc<Api>,
     server: Arc<Server>,
     generation: Generation,
-    reports: mpsc::Receiver<SuspendReport>,
+    reports: mpsc::Receiver<Report>,
     readiness: Readiness,
     agent_hold: Duration,
     keyring: Keyring,
@@ -112,9 +119,11 @@ impl ControlPlane {
             rules: config.target_rules,
             slot_count,
             max_subscriptions: config.max_subscriptions_per_tenant,
-            leases: Leases::default(),
+            leases: Leases::new(creation::KEPT),
+            verification: config.verification,
+            confirmations: Leases::new(VALIDITY),
         });
-        let (suspensions, reports) = Suspensions::new();
+        let (reporting, reports) = Reports::new();
         let draining = CancellationToken::new();
         let cluster = Cluster {
             id: cluster.cluster_id,
@@ -124,7 +133,7 @@ impl ControlPlane {
             Arc::clone(&api),
             cluster,
             config.heartbeat,
-            suspensions,
+            reporting,
             draining.clone(),
         );
         Ok(Self {
@@ -151,6 +160,12 @@ impl ControlPlane {
         &self,
     ) -> SubscriptionServiceServer<impl SubscriptionService + use<>> {
         SubscriptionServiceServer::new(Subscriptions(Arc::clone(&self.api)))
+    }
+
+    /// Who learns of confirmations, for a listener that receivers reach.
+    #[must_use]
+    pub fn confirmations(&self) -> impl Confirm + use<> {
+        Subscriptions(Arc::clone(&self.api))
     }
 
     /// `FleetService`, for a listener.
@@ -244,7 +259,7 @@ impl ControlPlane {
             () = following => {}
             () = telling => {}
             never = keyring::run(Arc::clone(&api), keyring) => match never {},
-            () = suspensions::run(api, reports) => {}
+            () = reports::run(api, reports) => {}
         }
         readiness.set(CONDITION, false);
         // Another one places slots from here on.

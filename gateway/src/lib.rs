@@ -5,6 +5,7 @@
 //! - [`transcode`]: the API as HTTP/JSON.
 //! - [`auth`]: who may call what.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
+//! - [`verification`]: receivers that confirm that they want callbacks.
 //! - [`events`]: publishing CloudEvents and plain JSON.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
@@ -25,6 +26,7 @@ pub mod services;
 pub mod status;
 mod tenant;
 pub mod transcode;
+pub mod verification;
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,7 @@ use crate::{
     readiness::Readiness,
     status::ApiError,
     transcode::{self, Transcoder},
+    verification::{self, Confirm},
 };
 
 /// What a process serves.
@@ -44,6 +45,8 @@ pub struct Services {
     names: Vec<&'static str>,
     readiness: Readiness,
     auth: Auth,
+    /// Where receivers confirm that they want callbacks.
+    verifications: Router,
 }
 
 /// The descriptors of the API cannot be served.
@@ -71,7 +74,15 @@ impl Services {
             names: Vec::new(),
             readiness,
             auth: Auth::off(),
+            verifications: Router::new(),
         }
+    }
+
+    /// Takes confirmations of receivers, who need no credential for that: they have a key.
+    #[must_use]
+    pub fn confirmed_to(mut self, confirm: impl Confirm) -> Self {
+        self.verifications = verification::router(confirm);
+        self
     }
 
     /// Asks who calls, and whether they may.
@@ -144,6 +155,7 @@ impl Services {
             .reset_fallback()
             .fallback(move |request: Request| surfaces.clone().answer(request));
         let authenticate = from_fn_with_state(guard, layer::authenticate);
+        let probes = probes.merge(self.verifications);
         Ok(probes.merge(api.layer(web).layer(meter).layer(authenticate)))
     }
 }

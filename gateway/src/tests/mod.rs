@@ -4,6 +4,7 @@ mod access;
 mod dialects;
 mod limits;
 mod tenants;
+mod verifications;
 mod web;
 
 use std::{net::SocketAddr, time::Duration};
@@ -54,6 +55,7 @@ impl World {
         let readiness = Readiness::new(&["store"]);
         let services = Services::new(readiness.clone())
             .guarded(auth)
+            .confirmed_to(verifications::Keys)
             .with(tenants::service());
         let router = services.into_router().unwrap();
         let shutdown = CancellationToken::new();
