@@ -38,6 +38,7 @@ impl Standalone {
             listen,
             data_dir,
             authentication,
+            verification,
             delivery,
         } = config;
         create(&data_dir)?;
@@ -52,6 +53,15 @@ impl Standalone {
             rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
             readiness.clone(),
         );
+        let mut settings = self::verification(&verification);
+        // On one machine that is who calls.
+        settings
+            .origin
+            .get_or_insert_with(|| "localhost".to_owned());
+        let control_plane = hookfleet_control_plane::Config {
+            verification: settings,
+            ..control_plane
+        };
         let control_plane = ControlPlane::start(control_plane).await?;
         let access = if authentication {
             Access::standalone(&control_plane, &data_dir.join("first.key")).await?
@@ -71,6 +81,7 @@ impl Standalone {
         let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
         let services = Services::new(readiness.clone())
             .guarded(access.auth)
+            .confirmed_to(control_plane.confirmations())
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -110,6 +121,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     );
     let control_plane = hookfleet_control_plane::Config {
         agent_hold,
+        verification: verification(&config.verification),
         ..control_plane
     };
     let control_plane = ControlPlane::start(control_plane).await?;
@@ -121,6 +133,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     };
     let services = Services::new(readiness)
         .guarded(access.auth)
+        .confirmed_to(control_plane.confirmations())
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
@@ -259,6 +272,16 @@ fn affordable(max_in_flight: usize) -> usize {
         );
     }
     max_in_flight.min(affordable)
+}
+
+/// How receivers are asked. Who has a public URL is introduced by its host.
+fn verification(settings: &config::Verification) -> hookfleet_control_plane::config::Verification {
+    let set = |text: &str| Some(text.to_owned()).filter(|it| !it.is_empty());
+    hookfleet_control_plane::config::Verification {
+        origin: set(&settings.origin).or_else(|| settings.public_host()),
+        public_url: set(settings.public_url.trim_end_matches('/')),
+        is_required: settings.require_verification,
+    }
 }
 
 fn rules(allow_loopback: bool, allow_http: bool) -> Rules {
