@@ -74,8 +74,8 @@ async fn n_confirmations(plane: &Plane) -> usize {
     confirmations.count()
 }
 
-async fn confirm(plane: &Plane, key: &str, rate: Option<&str>) -> Result<(), Status> {
-    let rate = rate.map(|it| HeaderValue::from_str(it).unwrap());
+async fn confirm(plane: &Plane, key: &str, rate: Option<&'static str>) -> Result<(), Status> {
+    let rate = rate.map(HeaderValue::from_static);
     let confirmed = plane.subscriptions.confirm(key, rate.as_ref()).await;
     confirmed.map_err(Status::from)
 }

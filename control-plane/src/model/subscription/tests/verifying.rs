@@ -22,6 +22,10 @@ fn settings() -> config::Verification {
     }
 }
 
+fn name() -> SubscriptionName {
+    "tenants/a/subscriptions/s".parse().unwrap()
+}
+
 fn with(method: Method) -> v1::Subscription {
     v1::Subscription {
         verification: method.into(),
@@ -33,9 +37,8 @@ fn create(
     asked: v1::Subscription,
     settings: &config::Verification,
 ) -> Result<Subscription, Violations> {
-    let name = "tenants/a/subscriptions/s".parse().unwrap();
     let (rules, fresh) = (Rules::default(), fresh(settings, 1));
-    Subscription::create(asked, &name, Uuid::nil(), &rules, &fresh, NOW, keys())
+    Subscription::create(asked, &name(), Uuid::nil(), &rules, &fresh, NOW, keys())
 }
 
 /// A new subscription, whose verification is the first.
