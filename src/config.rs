@@ -13,13 +13,18 @@ use figment::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::tls::{self, Tls};
+
 /// What `HOOKFLEET_*` names that is not configuration of a service.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 9] = [
     "log",
     "log_format",
     "server",
     "api_key",
     "api_key_file",
+    "ca_file",
+    "client_cert_file",
+    "client_key_file",
     "config",
 ];
 
@@ -71,6 +76,8 @@ pub(crate) struct Standalone {
     #[serde(flatten)]
     pub(crate) verification: Verification,
     #[serde(flatten)]
+    pub(crate) tls: Tls,
+    #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
 
@@ -81,6 +88,12 @@ pub(crate) struct ControlPlane {
     pub(crate) listen: SocketAddr,
     /// The members of the etcd cluster.
     pub(crate) etcd: Vec<String>,
+    /// PEM file of the authorities of etcd's members; the public ones if empty.
+    pub(crate) etcd_ca_file: PathBuf,
+    /// PEM file of the certificate to show them, if any.
+    pub(crate) etcd_cert_file: PathBuf,
+    /// PEM file of that certificate's key.
+    pub(crate) etcd_key_file: PathBuf,
     /// The key that seals secrets, the same for every control plane. Made if there is none.
     pub(crate) key_file: PathBuf,
     /// Callers show an API key, and so do the processes of the fleet to each other.
@@ -97,6 +110,8 @@ pub(crate) struct ControlPlane {
     pub(crate) allow_http_targets: bool,
     #[serde(flatten)]
     pub(crate) verification: Verification,
+    #[serde(flatten)]
+    pub(crate) tls: Tls,
 }
 
 /// `hookfleet agent`.
@@ -120,6 +135,8 @@ pub(crate) struct Agent {
     pub(crate) authentication: bool,
     /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
     pub(crate) fleet_key_file: PathBuf,
+    #[serde(flatten)]
+    pub(crate) tls: Tls,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -195,6 +212,7 @@ impl Default for Standalone {
             data_dir: "hookfleet-data".into(),
             authentication: false,
             verification: Verification::default(),
+            tls: Tls::default(),
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -209,6 +227,9 @@ impl Default for ControlPlane {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
+            etcd_ca_file: PathBuf::new(),
+            etcd_cert_file: PathBuf::new(),
+            etcd_key_file: PathBuf::new(),
             key_file: "hookfleet-secrets.key".into(),
             authentication: false,
             first_key_file: "hookfleet-first.key".into(),
@@ -217,6 +238,7 @@ impl Default for ControlPlane {
             allow_loopback_targets: false,
             allow_http_targets: false,
             verification: Verification::default(),
+            tls: Tls::default(),
         }
     }
 }
@@ -233,6 +255,7 @@ impl Default for Agent {
             keep_slots: false,
             authentication: false,
             fleet_key_file: "hookfleet-fleet.key".into(),
+            tls: Tls::default(),
             delivery: Delivery::default(),
         }
     }
@@ -289,6 +312,7 @@ impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(self.verification.problems());
+        problems.extend(self.tls.problems());
         if !(self.listen.ip().is_loopback() || self.authentication) {
             let problem = "listen: must be on loopback while nobody is asked who they are: set authentication";
             problems.push(problem.to_owned());
@@ -301,6 +325,12 @@ impl Validate for ControlPlane {
     fn problems(&self) -> Vec<String> {
         let mut problems = urls("etcd", &self.etcd);
         problems.extend(self.verification.problems());
+        problems.extend(tls::paired(
+            "etcd",
+            &self.etcd_cert_file,
+            &self.etcd_key_file,
+        ));
+        problems.extend(self.tls.problems());
         problems
     }
 }
@@ -308,6 +338,7 @@ impl Validate for ControlPlane {
 impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(self.tls.problems());
         problems.extend(urls("control_plane", &self.control_plane));
         if !(1..=10_000).contains(&self.weight) {
             problems.push("weight: must be 1 to 10000".to_owned());
@@ -318,6 +349,9 @@ impl Validate for Agent {
         }
         if !self.advertise.is_empty() {
             problems.extend(urls("advertise", std::slice::from_ref(&self.advertise)));
+            if self.tls.is_served() && !self.advertise.starts_with("https://") {
+                problems.push("advertise: must begin with https:// with tls_cert_file".to_owned());
+            }
         }
         problems
     }
@@ -366,6 +400,24 @@ mod tests {
             "max_inflight: is not",
             "segment_mib: must",
             "listen: must be on loopback",
+        ] {
+            assert!(error.contains(problem), "{problem} is missing in {error}");
+        }
+    }
+
+    #[test]
+    fn tls_is_configured_as_a_whole() {
+        let file = file(
+            "tls_key_file = 'a'\ntls_client_required = true\ntrust_domain = 'A'\netcd_cert_file = 'b'",
+        );
+        let none = Flags { listen: None };
+        let error = load(ControlPlane::default(), Some(file.path()), &none);
+        let error = error.unwrap_err().to_string();
+        for problem in [
+            "tls_key_file: needs tls_cert_file",
+            "tls_client_required: needs tls_client_ca_file",
+            "trust_domain: must",
+            "etcd_cert_file: needs etcd_key_file",
         ] {
             assert!(error.contains(problem), "{problem} is missing in {error}");
         }

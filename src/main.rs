@@ -11,6 +11,7 @@ mod output;
 mod process;
 mod running;
 mod telemetry;
+mod tls;
 
 use std::process::ExitCode;
 

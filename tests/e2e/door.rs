@@ -54,7 +54,7 @@ fn try_operate(server: &Process, first_key: &Path, arguments: &[&str]) -> Result
         .arg(first_key)
         .output()
         .map_err(|error| error.to_string())?;
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
     if status.success() {
         Ok(text(stdout))
     } else {

@@ -3,6 +3,7 @@
 mod bench;
 mod broadcast;
 mod command;
+mod deploy;
 mod door;
 mod engine;
 mod events;
@@ -15,4 +16,5 @@ mod moves;
 mod power;
 mod readme;
 mod safety;
+mod tls;
 mod verification;

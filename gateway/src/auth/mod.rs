@@ -25,7 +25,11 @@ use self::{
     keyring::{Keyring, Refusal},
     principal::Principal,
 };
-use crate::{clock::Clock, status::ApiError};
+use crate::{
+    clock::Clock,
+    status::ApiError,
+    tls::identity::{ClientCertificate, Identity},
+};
 
 /// When to ask again a server that does not know the keys yet.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -80,15 +84,20 @@ impl Auth {
         self.0.is_some()
     }
 
-    /// Who sends a request; `None` if it does not say, or nobody is asked.
-    fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+    /// Who sends a request; `None` if it does not say, or nobody is asked. What the request says comes before what its
+    /// connection does, which may be that of a proxy.
+    fn principal(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Option<Principal>, ApiError> {
         let Some(on) = &self.0 else {
             return Ok(None);
         };
         match Credential::read(headers).map_err(|_| invalid())? {
             Some(Credential::Key(key)) => on.open(&key).map(Some),
             Some(Credential::Token(_)) => Err(invalid()),
-            None => Ok(None),
+            None => on.named_by(certificate),
         }
     }
 }
@@ -96,6 +105,18 @@ impl Auth {
 // === impl On ===
 
 impl On {
+    /// The part of the fleet that a certificate names.
+    fn named_by(
+        &self,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Option<Principal>, ApiError> {
+        match certificate {
+            Some(certificate) if certificate.not_after <= self.clock.now() => Err(expired()),
+            Some(certificate) => Ok(certificate.identity.as_ref().map(Identity::principal)),
+            None => Ok(None),
+        }
+    }
+
     fn open(&self, key: &ApiKey) -> Result<Principal, ApiError> {
         if let Some((digest, principal)) = &self.own
             && *digest == key.digest()
@@ -105,9 +126,7 @@ impl On {
         let opened = self.keyring.open(key, self.clock.now());
         opened.map_err(|refusal| match refusal {
             Refusal::Unknown => invalid(),
-            Refusal::Expired => {
-                ApiError::unauthenticated("CREDENTIAL_EXPIRED", "the credential has expired")
-            }
+            Refusal::Expired => expired(),
             Refusal::NotReady => {
                 let message = "this server does not know the keys yet";
                 ApiError::unavailable("NOT_READY", message, RETRY_AFTER)
@@ -119,6 +138,10 @@ impl On {
 /// Says no more than that: whoever guesses learns nothing.
 fn invalid() -> ApiError {
     ApiError::unauthenticated("CREDENTIAL_INVALID", "the credential is not valid")
+}
+
+fn expired() -> ApiError {
+    ApiError::unauthenticated("CREDENTIAL_EXPIRED", "the credential has expired")
 }
 
 /// Who calls.
