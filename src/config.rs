@@ -58,6 +58,17 @@ pub(crate) struct Delivery {
     pub(crate) tenant_bytes_per_second: u64,
 }
 
+/// Whether, and with what, receivers are asked if they want callbacks.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Verification {
+    /// Nobody is called who has not agreed: subscriptions must be verified.
+    pub(crate) require_verification: bool,
+    /// The DNS name that introduces this system to receivers; that of `public_url` if empty.
+    pub(crate) origin: String,
+    /// Where receivers outside reach `/v1/verifications/`: `https://host`. If empty, nobody can confirm later.
+    pub(crate) public_url: String,
+}
+
 /// `hookfleet standalone`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Standalone {
@@ -69,6 +80,8 @@ pub(crate) struct Standalone {
     pub(crate) authentication: bool,
     /// Where in `data_dir` the audit log is kept; off if empty.
     pub(crate) audit_dir: PathBuf,
+    #[serde(flatten)]
+    pub(crate) verification: Verification,
     #[serde(flatten)]
     pub(crate) tls: Tls,
     #[serde(flatten)]
@@ -106,6 +119,8 @@ pub(crate) struct ControlPlane {
     pub(crate) allow_loopback_targets: bool,
     /// Callback URLs may be plain http.
     pub(crate) allow_http_targets: bool,
+    #[serde(flatten)]
+    pub(crate) verification: Verification,
     #[serde(flatten)]
     pub(crate) tls: Tls,
     pub(crate) limits: Limits,
@@ -214,6 +229,7 @@ impl Default for Standalone {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             data_dir: "hookfleet-data".into(),
             authentication: false,
+            verification: Verification::default(),
             tls: Tls::default(),
             audit_dir: "audit".into(),
             limits: Limits::default(),
@@ -242,6 +258,7 @@ impl Default for ControlPlane {
             agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
+            verification: Verification::default(),
             tls: Tls::default(),
             limits: Limits::default(),
         }
@@ -287,9 +304,38 @@ impl Validate for Delivery {
     }
 }
 
+impl Validate for Verification {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let is_label = |it: &str| {
+            let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (1..=63).contains(&it.len()) && it.bytes().all(is_legal)
+        };
+        if !self.origin.is_empty() && !self.origin.split('.').all(is_label) {
+            problems.push("origin: must be a DNS name, without a scheme and a port".to_owned());
+        }
+        if !self.public_url.is_empty() && self.public_host().is_none() {
+            let problem = "public_url: must begin with http:// or https://, without a query";
+            problems.push(problem.to_owned());
+        }
+        problems
+    }
+}
+
+impl Verification {
+    /// The host of the public URL, if it is a URL.
+    pub(crate) fn public_host(&self) -> Option<String> {
+        let uri: http::Uri = self.public_url.parse().ok()?;
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        let host = uri.host().filter(|_| is_http && uri.query().is_none());
+        host.map(ToOwned::to_owned)
+    }
+}
+
 impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(self.verification.problems());
         problems.extend(self.tls.problems());
         problems.extend(self.limits.problems());
         if !(self.listen.ip().is_loopback() || self.authentication) {
@@ -303,6 +349,7 @@ impl Validate for Standalone {
 impl Validate for ControlPlane {
     fn problems(&self) -> Vec<String> {
         let mut problems = urls("etcd", &self.etcd);
+        problems.extend(self.verification.problems());
         problems.extend(tls::paired(
             "etcd",
             &self.etcd_cert_file,

@@ -54,6 +54,7 @@ impl Standalone {
             listen,
             data_dir,
             authentication,
+            verification,
             tls,
             audit_dir,
             limits,
@@ -72,6 +73,15 @@ impl Standalone {
             rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
             readiness.clone(),
         );
+        let mut settings = self::verification(&verification);
+        // On one machine that is who calls.
+        settings
+            .origin
+            .get_or_insert_with(|| "localhost".to_owned());
+        let control_plane = hookfleet_control_plane::Config {
+            verification: settings,
+            ..control_plane
+        };
         let control_plane = ControlPlane::start(control_plane).await?;
         let access = if authentication {
             Access::standalone(&control_plane, &data_dir.join("first.key")).await?
@@ -110,6 +120,7 @@ impl Standalone {
             .guarded(access.auth)
             .audited(audit_log(&audit_dir, &data_dir).await?)
             .limited(limiter)
+            .confirmed_to(control_plane.confirmations())
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -163,6 +174,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     );
     let control_plane = hookfleet_control_plane::Config {
         agent_hold,
+        verification: verification(&config.verification),
         ..control_plane
     };
     let control_plane = ControlPlane::start(control_plane).await?;
@@ -176,6 +188,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         .guarded(access.auth)
         .audited(audit_log(&config.audit_dir, Path::new("")).await?)
         .limited(config.limits.limiter(None))
+        .confirmed_to(control_plane.confirmations())
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
@@ -346,6 +359,16 @@ fn affordable(max_in_flight: usize) -> usize {
         );
     }
     max_in_flight.min(affordable)
+}
+
+/// How receivers are asked. Who has a public URL is introduced by its host.
+fn verification(settings: &config::Verification) -> hookfleet_control_plane::config::Verification {
+    let set = |text: &str| Some(text.to_owned()).filter(|it| !it.is_empty());
+    hookfleet_control_plane::config::Verification {
+        origin: set(&settings.origin).or_else(|| settings.public_host()),
+        public_url: set(settings.public_url.trim_end_matches('/')),
+        is_required: settings.require_verification,
+    }
 }
 
 fn rules(allow_loopback: bool, allow_http: bool) -> Rules {

@@ -148,6 +148,14 @@ impl Target {
         self.url.as_str()
     }
 
+    /// The same with more at the end of its query.
+    #[must_use]
+    pub(crate) fn with_query(&self, pairs: &[(&str, &str)]) -> Self {
+        let mut target = self.clone();
+        target.url.query_pairs_mut().extend_pairs(pairs);
+        target
+    }
+
     /// Whom to call.
     #[must_use]
     pub fn host(&self) -> &Host {

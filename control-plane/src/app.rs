@@ -2,11 +2,13 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use hookfleet_contract::seal::Sealer;
-use hookfleet_gateway::{auth::keyring::Keyring, page::Pages, peers::Dialer, readiness::Readiness};
+use hookfleet_contract::{seal::Sealer, verification::VALIDITY};
+use hookfleet_gateway::{
+    auth::keyring::Keyring, page::Pages, peers::Dialer, readiness::Readiness, verification::Confirm,
+};
 use hookfleet_proto::{
     fleet::{
-        StoredCluster, SuspendReport,
+        StoredCluster,
         sync_service_server::{SyncService, SyncServiceServer},
     },
     v1::{
@@ -23,8 +25,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        Api, creation::Leases, delivery::Deliveries, fleet::Agents, key::Keys,
-        subscription::Subscriptions, sync::Sync, tenant::Tenants,
+        Api,
+        creation::{self, Leases},
+        delivery::Deliveries,
+        fleet::Agents,
+        key::Keys,
+        subscription::Subscriptions,
+        sync::Sync,
+        tenant::Tenants,
     },
     bootstrap::{self, Bootstrap, FirstKeys},
     cache::Cache,
@@ -34,8 +42,8 @@ use crate::{
     random, reconciler,
     store::{self, Generation, Outcome, Store, Txn},
     sync::{
+        reports::{self, Report, Reports},
         server::{Cluster, Server},
-        suspensions::{self, Suspensions},
     },
     vault::{Place, Vault},
 };
@@ -78,7 +86,7 @@ pub struct ControlPlane {
     api: Arc<Api>,
     server: Arc<Server>,
     generation: Generation,
-    reports: mpsc::Receiver<SuspendReport>,
+    reports: mpsc::Receiver<Report>,
     readiness: Readiness,
     agent_hold: Duration,
     keyring: Keyring,
@@ -110,9 +118,11 @@ impl ControlPlane {
             rules: config.target_rules,
             slot_count,
             max_subscriptions: config.max_subscriptions_per_tenant,
-            leases: Leases::default(),
+            leases: Leases::new(creation::KEPT),
+            verification: config.verification,
+            confirmations: Leases::new(VALIDITY),
         });
-        let (suspensions, reports) = Suspensions::new();
+        let (reporting, reports) = Reports::new();
         let draining = CancellationToken::new();
         let cluster = Cluster {
             id: cluster.cluster_id,
@@ -122,7 +132,7 @@ impl ControlPlane {
             Arc::clone(&api),
             cluster,
             config.heartbeat,
-            suspensions,
+            reporting,
             draining.clone(),
         );
         Ok(Self {
@@ -149,6 +159,12 @@ impl ControlPlane {
         &self,
     ) -> SubscriptionServiceServer<impl SubscriptionService + use<>> {
         SubscriptionServiceServer::new(Subscriptions(Arc::clone(&self.api)))
+    }
+
+    /// Who learns of confirmations, for a listener that receivers reach.
+    #[must_use]
+    pub fn confirmations(&self) -> impl Confirm + use<> {
+        Subscriptions(Arc::clone(&self.api))
     }
 
     /// `FleetService`, for a listener.
@@ -242,7 +258,7 @@ impl ControlPlane {
             () = following => {}
             () = telling => {}
             never = keyring::run(Arc::clone(&api), keyring) => match never {},
-            () = suspensions::run(api, reports) => {}
+            () = reports::run(api, reports) => {}
         }
         readiness.set(CONDITION, false);
         // Another one places slots from here on.

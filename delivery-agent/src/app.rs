@@ -37,6 +37,7 @@ use crate::{
         mirror::Mirror,
         snapshot,
     },
+    verification::{self, Verifier},
 };
 
 /// How long a started agent waits for the control plane before it goes by its snapshot.
@@ -82,6 +83,7 @@ pub struct Agent {
     deliveries: Deliveries,
     driver: Driver,
     client: Client,
+    verifier: Verifier,
     leftovers: leftovers::Watcher,
     keyring: Keyring,
     drain: Option<(Drain, Duration)>,
@@ -169,6 +171,16 @@ impl Agent {
             journal: journal.clone(),
             relay: relay.clone(),
         };
+        let (verifier, verifier_handle, verifications) = Verifier::new(
+            verification::Config {
+                agent_id: config.identity.agent_id.to_string(),
+                slots: slots.clone(),
+                directory: directory.clone(),
+                egress: config.egress.clone(),
+                clock,
+            },
+            &effects,
+        );
         let (suspensions_sender, suspensions) = mpsc::unbounded_channel();
         let (driver, handle) = Driver::new(
             driver::Config {
@@ -232,6 +244,8 @@ impl Agent {
             directory,
             slots,
             driver: handle,
+            verifier: verifier_handle,
+            verifications,
             suspensions,
             leftovers,
             draining: asked,
@@ -253,6 +267,7 @@ impl Agent {
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,
+            verifier,
             leftovers: watcher,
             keyring,
             drain,
@@ -311,6 +326,7 @@ impl Agent {
         let Self {
             driver,
             client,
+            verifier,
             leftovers,
             drain,
             handover,
@@ -335,6 +351,7 @@ impl Agent {
             }
         });
         let looking = tokio::spawn(leftovers.run());
+        let verifying = tokio::spawn(verifier.run());
         let handing = tokio::spawn(handover.run(lots, handed));
         let expiring = tokio::spawn(expire(history.clone(), clock));
         let stop = CancellationToken::new();
@@ -358,6 +375,7 @@ impl Agent {
         boot.abort();
         expiring.abort();
         looking.abort();
+        verifying.abort();
         handing.abort();
         // A disk that failed is not waited for.
         ended?;

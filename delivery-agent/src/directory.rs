@@ -194,7 +194,7 @@ impl Tenant {
         self.subscriptions.get(id)
     }
 
-    /// The subscriptions that want events of this type, each once, ordered by id.
+    /// The subscriptions in force that want events of this type, each once, ordered by id.
     #[must_use]
     pub fn matching(&self, event_type: &str) -> Vec<&Arc<Subscription>> {
         let dots = event_type.match_indices('.').map(|(at, _)| at);
@@ -223,7 +223,8 @@ impl Tenant {
 
     fn indexed(mut self) -> Self {
         self.by_pattern.clear();
-        for subscription in self.subscriptions.values() {
+        let in_force = self.subscriptions.values().filter(|it| it.is_in_force);
+        for subscription in in_force {
             for pattern in &subscription.patterns {
                 let list = self.by_pattern.entry(pattern.as_str().into()).or_default();
                 if list.last().is_none_or(|it| it.uid != subscription.uid) {

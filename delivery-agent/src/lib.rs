@@ -11,6 +11,7 @@
 //! - [`callback`]: one attempt.
 //! - [`history`]: what became of events.
 //! - [`relay`]: events on their way to the agents that own their slots.
+//! - [`verification`]: asking receivers whether they want callbacks.
 //! - [`leftovers`]: what is still here of slots that other agents own.
 //! - [`drain`]: how the agent leaves.
 //! - [`sync`]: what the control plane says, and the snapshot of it.
@@ -35,3 +36,4 @@ pub mod leftovers;
 pub mod relay;
 pub mod slots;
 pub mod sync;
+pub mod verification;

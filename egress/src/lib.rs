@@ -4,7 +4,7 @@
 //! - [`address`]: which addresses may be called. Pure.
 //! - `resolve`, `names`: names to addresses, and what is remembered of them.
 //! - `connect`, `connection`, `meter`, `pool`: connections, what they may read, and their reuse.
-//! - [`Egress`]: one POST.
+//! - [`Egress`]: one POST, or one question.
 
 pub mod address;
 mod client;

@@ -8,6 +8,7 @@
 //! - [`openapi`]: all that HTTP answers, as a document.
 //! - [`limits`]: how much of it.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
+//! - [`verification`]: receivers that confirm that they want callbacks.
 //! - [`events`]: publishing CloudEvents and plain JSON.
 //! - [`status`], [`filter`], [`page`]: what every service shares.
 
@@ -34,6 +35,7 @@ mod tenant;
 pub mod test_support;
 pub mod tls;
 pub mod transcode;
+pub mod verification;
 
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,7 @@ use crate::{
     readiness::Readiness,
     status::ApiError,
     transcode::{self, Transcoder},
+    verification::{self, Confirm},
 };
 
 /// What a process serves.
@@ -50,6 +51,8 @@ pub struct Services {
     auth: Auth,
     audit: Audit,
     limiter: Limiter,
+    /// Where receivers confirm that they want callbacks.
+    verifications: Router,
 }
 
 /// The descriptors of the API cannot be served.
@@ -79,7 +82,15 @@ impl Services {
             auth: Auth::off(),
             audit: Audit::off(),
             limiter: Limiter::off(),
+            verifications: Router::new(),
         }
+    }
+
+    /// Takes confirmations of receivers, who need no credential for that: they have a key.
+    #[must_use]
+    pub fn confirmed_to(mut self, confirm: impl Confirm) -> Self {
+        self.verifications = verification::router(confirm);
+        self
     }
 
     /// Asks who calls, and whether they may.
@@ -193,8 +204,10 @@ impl Services {
             .fallback(move |request: Request| surfaces.clone().answer(request));
         let authenticate = from_fn_with_state(guard, layer::authenticate);
         let origin = from_fn(audit::layer::origin);
+        // Whoever guesses keys has no more tries than an address has requests.
+        let verifications = self.verifications.layer(limit.clone());
         let api = api.layer(web).layer(meter).layer(limit).layer(authenticate);
-        Ok(probes.merge(api.layer(origin)))
+        Ok(probes.merge(verifications).merge(api.layer(origin)))
     }
 }
 

@@ -23,3 +23,4 @@ mod power;
 mod readme;
 mod safety;
 mod tls;
+mod verification;

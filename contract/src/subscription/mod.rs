@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use hookfleet_proto::{
     fleet::{SecretKey, SubscriptionSpec},
-    v1::{self, BodyMode, Ordering},
+    v1::{self, BodyMode, Ordering, subscription::State},
 };
 use http::{HeaderName, HeaderValue};
 
@@ -17,6 +17,7 @@ use crate::{
     signature::Key,
     target::{Rules, Target},
     time::Timestamp,
+    verification,
     violation::Violations,
 };
 
@@ -42,7 +43,7 @@ pub struct Subscription {
     pub patterns: Vec<Pattern>,
     /// How the body is made.
     pub mode: BodyMode,
-    /// Further headers.
+    /// Further headers, with what the receiver was told of us when it agreed.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// When a failed delivery is tried again.
     pub policy: Arc<Policy>,
@@ -50,7 +51,7 @@ pub struct Subscription {
     pub timeout: Duration,
     /// How many attempts may be in flight at once.
     pub max_in_flight: u32,
-    /// How many attempts may start in a second, if that is limited.
+    /// How many attempts may start in a second, if that is limited: by its owner, by its receiver, or by both.
     pub max_requests_per_second: Option<f64>,
     /// Events with the same partition key are attempted one after the other.
     pub is_ordered: bool,
@@ -58,6 +59,10 @@ pub struct Subscription {
     pub keys: Vec<Key>,
     /// Deliveries wait.
     pub suspended: bool,
+    /// Events match. Else nothing is sent but what verifies the callback URL.
+    pub is_in_force: bool,
+    /// The verification that goes on.
+    pub verification: Option<Box<verification::Pending>>,
 }
 
 impl Subscription {
@@ -90,13 +95,23 @@ impl Subscription {
             .map(compile_header)
             .collect::<Option<Vec<_>>>();
         let headers = headers.ok_or_else(|| field("headers", &"must be headers"));
+        let verification = match &spec.verification {
+            Some(spec) => verification::Pending::try_new(spec, &subscription, rules),
+            None => Ok(None),
+        };
+        let verification =
+            verification.map_err(|error| field("verification_status.callback_url", &error));
         let keys: Result<Vec<Key>, _> = spec.secret_keys.iter().map(compile_key).collect();
         let keys = keys.map_err(|error| field("secret_keys", &error));
-        let (Ok(name), Ok(uid), Ok(target), Ok(patterns), Ok(headers), Ok(keys)) =
+        let (Ok(name), Ok(uid), Ok(target), Ok(patterns), Ok(mut headers), Ok(keys)) =
             (name, uid, target, patterns, headers, keys)
         else {
             return Err(violations);
         };
+        let Ok(verification) = verification else {
+            return Err(violations);
+        };
+        headers.extend(granted_origin(&subscription));
         Ok(Self {
             name,
             uid,
@@ -110,13 +125,35 @@ impl Subscription {
                 Ok(0) | Err(_) => DEFAULT_MAX_IN_FLIGHT,
                 Ok(max) => max,
             },
-            max_requests_per_second: Some(subscription.max_requests_per_second)
-                .filter(|it| *it > 0.0),
+            max_requests_per_second: rate(&subscription),
             is_ordered: subscription.ordering() == Ordering::ByPartitionKey,
             keys,
-            suspended: subscription.state() == v1::subscription::State::Suspended,
+            suspended: subscription.state() == State::Suspended,
+            is_in_force: !matches!(subscription.state(), State::Pending | State::Failed),
+            verification: verification.map(Box::new),
         })
     }
+}
+
+/// The lower of what its owner and its receiver allow in a second.
+fn rate(subscription: &v1::Subscription) -> Option<f64> {
+    let granted = subscription.grant.as_ref();
+    let granted = granted.map_or(0, |it| it.max_requests_per_minute);
+    let limits = [
+        subscription.max_requests_per_second,
+        f64::from(granted) / 60.0,
+    ];
+    limits.into_iter().filter(|it| *it > 0.0).reduce(f64::min)
+}
+
+/// What the receiver agreed to be called by is said at every call.
+fn granted_origin(subscription: &v1::Subscription) -> Option<(HeaderName, HeaderValue)> {
+    let grant = subscription.grant.as_ref();
+    let origin = grant.filter(|it| !it.origin.is_empty())?.origin.parse();
+    Some((
+        HeaderName::from_static("webhook-request-origin"),
+        origin.ok()?,
+    ))
 }
 
 /// A UUID in its text form, as 16 bytes.

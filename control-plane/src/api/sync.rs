@@ -37,12 +37,16 @@ impl Sync {
             .and_then(|it| it.message)
         {
             Some(Message::Hello(hello)) => Ok(hello),
-            Some(Message::Ack(_) | Message::Heartbeat(_) | Message::SuspendReport(_)) | None => {
-                Err(ApiError::invalid_field(
-                    "hello",
-                    "must be the first message, within 5 seconds",
-                ))
-            }
+            Some(
+                Message::Ack(_)
+                | Message::Heartbeat(_)
+                | Message::SuspendReport(_)
+                | Message::VerificationReport(_),
+            )
+            | None => Err(ApiError::invalid_field(
+                "hello",
+                "must be the first message, within 5 seconds",
+            )),
         }
     }
 }

@@ -24,8 +24,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     presence::Presence,
+    reports::{Report, Reports},
     session::{Command, Session},
-    suspensions::Suspensions,
     wire,
 };
 use crate::{api::Api, fleet::SessionId, store::Generation};
@@ -50,7 +50,7 @@ pub(crate) struct Server {
     api: Arc<Api>,
     cluster: Cluster,
     heartbeat: Duration,
-    suspensions: Suspensions,
+    reports: Reports,
     /// Ends the session of an agent when it begins a newer one.
     ends: Mutex<HashMap<AgentId, CancellationToken>>,
     shutdown: CancellationToken,
@@ -79,14 +79,14 @@ impl Server {
         api: Arc<Api>,
         cluster: Cluster,
         heartbeat: Duration,
-        suspensions: Suspensions,
+        reports: Reports,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             api,
             cluster,
             heartbeat,
-            suspensions,
+            reports,
             ends: Mutex::default(),
             shutdown,
             sessions: TaskTracker::new(),
@@ -319,9 +319,14 @@ impl Connection {
         match message {
             Said::Ack(ack) => self.hear_ack(ack),
             Said::Heartbeat(heartbeat) => self.hear_heartbeat(heartbeat),
-            Said::SuspendReport(report) => self.server.suspensions.report(report),
+            Said::SuspendReport(report) => self.report(Report::Suspend(report)),
+            Said::VerificationReport(report) => self.report(Report::Verification(report)),
             Said::Hello(_) => tracing::warn!(agent = %self.agent, "a second hello is not heard"),
         }
+    }
+
+    fn report(&self, report: Report) {
+        self.server.reports.report(report);
     }
 
     fn hear_ack(&mut self, ack: Ack) {

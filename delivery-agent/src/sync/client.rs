@@ -9,9 +9,9 @@ use hookfleet_contract::subscription::Subscription;
 use hookfleet_gateway::{auth::keyring::Keyring, peers::Dialer};
 use hookfleet_proto::{
     fleet::{
-        Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, Welcome,
-        sync_request::Message as Request, sync_response::Message as Response,
-        sync_service_client::SyncServiceClient,
+        Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse,
+        VerificationReport, Welcome, sync_request::Message as Request,
+        sync_response::Message as Response, sync_service_client::SyncServiceClient,
     },
     v1::subscription::SuspendReason,
 };
@@ -26,9 +26,10 @@ use tonic::Streaming;
 use super::{
     backoff::backoff,
     mirror::{Applied, ForeignCluster, Mirror},
+    report::report,
     snapshot,
 };
-use crate::{core::Counts, directory::Directory, driver, slots::Slots};
+use crate::{core::Counts, directory::Directory, driver, slots::Slots, verification};
 
 /// A full set of a large fleet comes in chunks of 1 MiB; one resource can be larger than that.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
@@ -73,6 +74,10 @@ pub struct Config {
     pub keyring: Keyring,
     /// Who delivers.
     pub driver: driver::Handle,
+    /// Who verifies callback URLs.
+    pub verifier: verification::Handle,
+    /// What receivers have answered.
+    pub verifications: mpsc::Receiver<VerificationReport>,
     /// Subscriptions whose receivers want no more.
     pub suspensions: mpsc::UnboundedReceiver<(Arc<Subscription>, SuspendReason)>,
     /// What is still here of slots of others.
@@ -217,6 +222,10 @@ impl Client {
                         return Err(error);
                     }
                 }
+                // What is lost is reported again.
+                Some(report) = self.config.verifications.recv() => {
+                    send(&requests, Request::VerificationReport(report)).await?;
+                }
                 () = sleep_until(self.save_after), if self.unsaved => self.save().await,
                 // Slots move on when nothing is left of them, so that is said at once.
                 Ok(()) = self.config.leftovers.changed() => {
@@ -346,6 +355,7 @@ impl Client {
         }
         self.config.keyring.apply(applied.keys);
         let effects = self.config.directory.apply(applied.changes);
+        self.config.verifier.effects(effects.clone()).await;
         self.config.driver.effects(effects).await;
     }
 
@@ -384,13 +394,5 @@ fn goaway_error(goaway: Goaway) -> Error {
     Error::Goaway {
         reason: goaway.reason,
         pause: Duration::from_millis(millis),
-    }
-}
-
-fn report(subscription: &Subscription, reason: SuspendReason) -> SuspendReport {
-    SuspendReport {
-        subscription: subscription.name.to_string(),
-        uid: uuid::Uuid::from_bytes(subscription.uid).to_string(),
-        reason: reason.into(),
     }
 }

@@ -122,9 +122,9 @@ impl Call {
                 match self.create(&id, asked.clone(), key.as_deref()).await {
                     Ok(created) => {
                         let found = self.decided(created).await;
-                        let status = match found.state() == State::Pending {
-                            true => StatusCode::ACCEPTED,
-                            false => StatusCode::CREATED,
+                        let status = match found.state() == State::Active {
+                            true => StatusCode::CREATED,
+                            false => StatusCode::ACCEPTED,
                         };
                         return Ok(self.found(status, &found));
                     }

@@ -5,6 +5,7 @@ mod dialects;
 mod limits;
 mod tenants;
 mod tls;
+mod verifications;
 mod web;
 
 use std::{net::SocketAddr, time::Duration};
@@ -86,6 +87,7 @@ impl World {
         let services = Services::new(readiness.clone())
             .guarded(auth)
             .limited(limiter)
+            .confirmed_to(verifications::Keys)
             .with(tenants::service());
         let router = services.into_router().unwrap();
         let shutdown = CancellationToken::new();

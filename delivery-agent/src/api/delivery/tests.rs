@@ -478,6 +478,7 @@ fn subscription() -> Subscription {
             secret: Secret::generate_hmac([1; 32]).reveal(),
             ..SecretKey::default()
         }],
+        verification: None,
     };
     Subscription::try_new(&spec, &Rules::default()).unwrap()
 }
