@@ -4,4 +4,5 @@
 mod backoff;
 pub mod client;
 pub mod mirror;
+pub mod saver;
 pub mod snapshot;
