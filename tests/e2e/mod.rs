@@ -3,6 +3,7 @@
 mod bench;
 mod broadcast;
 mod command;
+mod disks;
 mod door;
 mod engine;
 mod events;
@@ -15,3 +16,4 @@ mod moves;
 mod power;
 mod readme;
 mod safety;
+mod surroundings;

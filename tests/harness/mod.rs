@@ -1,9 +1,11 @@
 //! What integration tests are made of: real processes, real receivers, conditions to wait for.
 
 pub mod api;
+pub mod disk;
 pub mod http;
 pub mod process;
 pub mod receiver;
+pub mod shim;
 pub mod verifier;
 
 use std::{fmt::Debug, future::Future, time::Duration};
