@@ -411,7 +411,7 @@ async fn addresses_are_judged_at_every_attempt() {
 #[tokio::test]
 async fn how_long_it_takes_does_not_tell_a_refused_address_from_a_missing_name() {
     let strict = Egress::new(Config::default()).unwrap();
-    for url in ["http://127.0.0.1:8080/", "http://10.0.0.1/"] {
+    for url in ["http://127.0.0.1:8080/", "https://10.0.0.1/"] {
         let exchange = strict.post(request_to(url)).await;
         assert_eq!(error(&exchange), TransportError::TargetUnreachable);
         let millis = exchange.duration.as_millis();
