@@ -1,7 +1,7 @@
 //! A disk of its own for one test: an ext4 image behind a loop device, which can lose power, be full, and fail.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -81,15 +81,6 @@ impl Disk {
     pub fn free_bytes(&self) -> u64 {
         let space = rustix::fs::statvfs(&self.mount_point).unwrap();
         space.f_bavail * space.f_frsize
-    }
-
-    /// Takes all that is left.
-    pub fn fill(&self) {
-        let mut file = std::fs::File::create(self.mount_point.join("filler")).unwrap();
-        // What root alone may use too.
-        for size in [1 << 20, 4096, 1] {
-            while file.write_all(&vec![0; size]).is_ok() {}
-        }
     }
 }
 
