@@ -46,6 +46,8 @@ pub(crate) struct Delivery {
     pub(crate) allow_http_targets: bool,
     /// PEM files of certificate authorities to trust beside the public ones.
     pub(crate) ca_files: Vec<PathBuf>,
+    /// The name servers to ask for the hosts of callback URLs, as address:port. Empty: those of the system.
+    pub(crate) name_servers: Vec<SocketAddr>,
     /// The size of a segment of the journal, in MiB.
     pub(crate) segment_mib: u64,
     /// How long attempts in flight may go on after a termination signal, in seconds.
@@ -214,6 +216,7 @@ impl Default for Delivery {
             allow_loopback_targets: false,
             allow_http_targets: false,
             ca_files: Vec::new(),
+            name_servers: Vec::new(),
             segment_mib: 64,
             drain_seconds: 25,
             stream_seconds: 30 * 60,

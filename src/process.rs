@@ -296,7 +296,7 @@ async fn build_agent(
             ..Policy::default()
         },
         ca_files: delivery.ca_files.clone(),
-        ..hookfleet_egress::Config::default()
+        resolvers: delivery.name_servers.clone(),
     })?;
     let drain_timeout = Duration::from_secs(delivery.drain_seconds);
     let config = AgentConfig {

@@ -34,7 +34,8 @@ use crate::{
     slots::Slots,
     sync::{
         client::{self, Client},
-        mirror::Mirror,
+        mirror::{Applied, Mirror},
+        saver::Saver,
         snapshot,
     },
     verification::{self, Verifier},
@@ -131,17 +132,17 @@ impl Agent {
             accepted_sender,
         )?;
         recovered.report();
+        let snapshots = snapshot::Store::open(database.clone(), sealer.clone());
+        let snapshots = snapshots.map_err(Error::Database)?;
         let history = History::open(database, clock.now(), journal.clone())?;
 
         let directory = Directory::default();
         let slots = Slots::default();
-        let snapshots = snapshot::Store::new(&config.data_dir, sealer.clone());
-        let saved = snapshots.load();
+        let saved = snapshots.load(&config.target_rules);
+        let saved = saved.map_err(Error::Database)?;
         let has_snapshot = saved.is_some();
-        let (mirror, restored) = match saved {
-            Some(saved) => Mirror::restore(saved, config.target_rules.clone()),
-            None => (Mirror::new(config.target_rules.clone()), Default::default()),
-        };
+        let (mirror, restored) =
+            saved.unwrap_or_else(|| (Mirror::new(config.target_rules), Applied::default()));
         let effects = directory.apply(restored.changes);
         let keyring = Keyring::default();
         keyring.apply(restored.keys);
@@ -239,7 +240,7 @@ impl Agent {
                 weight: config.weight.into(),
             },
             mirror,
-            snapshots,
+            saver: Saver::new(snapshots),
             keyring: keyring.clone(),
             directory,
             slots,

@@ -17,7 +17,7 @@ use http::Method;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
     address::Policy,
@@ -37,6 +37,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_KEPT_BYTES: usize = 1 << 10;
 /// How long a receiver that refuses may take to read the rest of its request.
 const SETTLE_TIMEOUT: Duration = Duration::from_millis(100);
+/// What cannot be reached takes whole steps of this, so that how long it took does not tell a name that is not there from
+/// one that may not be called.
+const UNREACHABLE_STEP: Duration = Duration::from_millis(100);
 /// How often idle connections and answers of names are looked through, and this machine's addresses
 /// listed.
 const SWEEP_PERIOD: Duration = Duration::from_secs(15);
@@ -119,6 +122,13 @@ impl Egress {
         let started = Instant::now();
         let mut address = None;
         let result = self.attempt(request, &purpose, started, &mut address).await;
+        if let Err(failure) = &result
+            && failure.error == TransportError::TargetUnreachable
+        {
+            let n_steps = started.elapsed().as_millis() / UNREACHABLE_STEP.as_millis() + 1;
+            let steps = UNREACHABLE_STEP * u32::try_from(n_steps).unwrap_or(1);
+            sleep_until(started + steps).await;
+        }
         Exchange {
             result,
             duration: started.elapsed(),

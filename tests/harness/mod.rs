@@ -2,10 +2,12 @@
 
 pub mod api;
 pub mod dialect;
+pub mod disk;
 pub mod frames;
 pub mod http;
 pub mod process;
 pub mod receiver;
+pub mod shim;
 pub mod verifier;
 
 use std::{fmt::Debug, future::Future, time::Duration};

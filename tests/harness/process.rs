@@ -71,7 +71,28 @@ pub fn agent_command(data_dir: &Path, control_plane: SocketAddr) -> Command {
 impl Process {
     /// Starts the command and waits until it says where it listens. What is to be started again on
     /// the same port listens on a loopback address of its own, so that nobody takes it meanwhile.
-    pub fn start(mut command: Command, listen: &str) -> Self {
+    pub fn start(command: Command, listen: &str) -> Self {
+        Self::try_start(command, listen).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As [`Process::start`]; or how the process ended before it listened.
+    pub fn try_start(command: Command, listen: &str) -> Result<Self, String> {
+        let (mut process, address) = Self::launch(command, listen);
+        match address.recv_timeout(PATIENCE) {
+            Ok(address) => {
+                process.address = address;
+                Ok(process)
+            }
+            Err(_) => {
+                drop(process.child.kill());
+                let ended = process.child.wait();
+                Err(format!("the process does not listen; it ended: {ended:?}"))
+            }
+        }
+    }
+
+    /// Starts the command; where it listens is not known yet.
+    fn launch(mut command: Command, listen: &str) -> (Self, mpsc::Receiver<SocketAddr>) {
         command.args(["--listen", listen]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
@@ -96,17 +117,12 @@ impl Process {
                 }
             }
         });
-        let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            panic!(
-                "{command:?} does not listen; it ended: {:?}",
-                child.try_wait()
-            )
-        });
-        Self {
+        let process = Self {
             child,
-            address,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
             errors,
-        }
+        };
+        (process, address)
     }
 
     /// A connection that is made when it is used, and again after a restart.
@@ -115,6 +131,15 @@ impl Process {
             .expect("a URL")
             .connect_timeout(Duration::from_secs(2))
             .connect_lazy()
+    }
+
+    /// The most memory that was resident.
+    pub fn peak_resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the process is there");
+        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+        let kilobytes = line.expect("a line").trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().expect("a number") * 1024
     }
 
     /// Its number.
@@ -154,10 +179,15 @@ impl Process {
         status.expect("the process has ended")
     }
 
-    /// SIGTERM, and what the process made of it.
-    pub async fn terminate(mut self) -> std::process::ExitStatus {
+    /// SIGTERM, without waiting for anything.
+    pub fn ask_to_end(&self) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         kill(pid, Signal::SIGTERM).expect("the process can be signalled");
+    }
+
+    /// SIGTERM, and what the process made of it.
+    pub async fn terminate(mut self) -> std::process::ExitStatus {
+        self.ask_to_end();
         // Receivers of this test may have to answer before it ends.
         let waiting = tokio::task::spawn_blocking(move || {
             let status = self.child.wait();

@@ -30,7 +30,7 @@ pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
 /// How many keys may sign at once.
 pub const MAX_KEYS: usize = 5;
 
-/// A subscription as an agent delivers by it.
+/// A subscription as an agent delivers by it. An agent may have a million of them.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// Its name.
@@ -40,11 +40,11 @@ pub struct Subscription {
     /// Where callbacks go.
     pub target: Arc<Target>,
     /// What is wanted.
-    pub patterns: Vec<Pattern>,
+    pub patterns: Box<[Pattern]>,
     /// How the body is made.
     pub mode: BodyMode,
     /// Further headers, with what the receiver was told of us when it agreed.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: Box<[(HeaderName, HeaderValue)]>,
     /// When a failed delivery is tried again.
     pub policy: Arc<Policy>,
     /// How long an attempt may wait for the response's headers.
@@ -56,7 +56,7 @@ pub struct Subscription {
     /// Events with the same partition key are attempted one after the other.
     pub is_ordered: bool,
     /// What signs, newest first.
-    pub keys: Vec<Key>,
+    pub keys: Box<[Key]>,
     /// Deliveries wait.
     pub suspended: bool,
     /// Events match. Else nothing is sent but what verifies the callback URL.
@@ -72,8 +72,9 @@ impl Subscription {
     /// Everything that is wrong with it.
     pub fn try_new(spec: &SubscriptionSpec, rules: &Rules) -> Result<Self, Violations> {
         let mut violations = Violations::default();
-        let subscription = spec.subscription.clone().unwrap_or_default();
-        validate(&subscription, rules)?;
+        let none = v1::Subscription::default();
+        let subscription = spec.subscription.as_ref().unwrap_or(&none);
+        validate(subscription, rules)?;
         let mut field =
             |field: &str, error: &dyn std::fmt::Display| violations.push(field, error.to_string());
         let name = subscription
@@ -83,7 +84,7 @@ impl Subscription {
         let uid = parse_uid(&subscription.uid).ok_or_else(|| field("uid", &"must be a UUID"));
         let target = Target::parse(&subscription.callback_url, rules);
         let target = target.map_err(|error| field("callback_url", &error));
-        let patterns: Result<Vec<Pattern>, _> = subscription
+        let patterns: Result<Box<[Pattern]>, _> = subscription
             .event_types
             .iter()
             .map(|it| it.parse())
@@ -93,17 +94,18 @@ impl Subscription {
             .headers
             .iter()
             .map(compile_header)
-            .collect::<Option<Vec<_>>>();
+            .chain(granted_origin(subscription).map(Some))
+            .collect::<Option<Box<[_]>>>();
         let headers = headers.ok_or_else(|| field("headers", &"must be headers"));
         let verification = match &spec.verification {
-            Some(spec) => verification::Pending::try_new(spec, &subscription, rules),
+            Some(spec) => verification::Pending::try_new(spec, subscription, rules),
             None => Ok(None),
         };
         let verification =
             verification.map_err(|error| field("verification_status.callback_url", &error));
-        let keys: Result<Vec<Key>, _> = spec.secret_keys.iter().map(compile_key).collect();
+        let keys: Result<Box<[Key]>, _> = spec.secret_keys.iter().map(compile_key).collect();
         let keys = keys.map_err(|error| field("secret_keys", &error));
-        let (Ok(name), Ok(uid), Ok(target), Ok(patterns), Ok(mut headers), Ok(keys)) =
+        let (Ok(name), Ok(uid), Ok(target), Ok(patterns), Ok(headers), Ok(keys)) =
             (name, uid, target, patterns, headers, keys)
         else {
             return Err(violations);
@@ -111,7 +113,6 @@ impl Subscription {
         let Ok(verification) = verification else {
             return Err(violations);
         };
-        headers.extend(granted_origin(&subscription));
         Ok(Self {
             name,
             uid,
@@ -125,7 +126,7 @@ impl Subscription {
                 Ok(0) | Err(_) => DEFAULT_MAX_IN_FLIGHT,
                 Ok(max) => max,
             },
-            max_requests_per_second: rate(&subscription),
+            max_requests_per_second: rate(subscription),
             is_ordered: subscription.ordering() == Ordering::ByPartitionKey,
             keys,
             suspended: subscription.state() == State::Suspended,

@@ -27,7 +27,8 @@ use super::{
     backoff::backoff,
     mirror::{Applied, ForeignCluster, Mirror},
     report::report,
-    snapshot,
+    saver::Saver,
+    snapshot::Row,
 };
 use crate::{core::Counts, directory::Directory, driver, slots::Slots, verification};
 
@@ -37,8 +38,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// After as long a live stream, pauses between reconnections are short again.
 const STEADY: Duration = Duration::from_secs(30);
-/// The disk gets at most a twentieth of the time: a snapshot that took 1 s is not followed by another for 20 s.
-const SNAPSHOT_PAUSE: (Duration, u32) = (Duration::from_secs(1), 20);
 
 /// Who this agent is.
 #[derive(Clone, Debug)]
@@ -65,7 +64,7 @@ pub struct Config {
     /// What is known, perhaps from a snapshot.
     pub mirror: Mirror,
     /// Where snapshots go.
-    pub snapshots: snapshot::Store,
+    pub saver: Saver,
     /// Where changes take effect.
     pub directory: Directory,
     /// Where changes of the slot table take effect.
@@ -114,8 +113,6 @@ pub struct Client {
     all_known: bool,
     /// Reports that no control plane has been sent yet.
     reports: Vec<SuspendReport>,
-    unsaved: bool,
-    save_after: Instant,
 }
 
 // === impl Client ===
@@ -128,12 +125,10 @@ impl Client {
             config,
             all_known: false,
             reports: Vec::new(),
-            unsaved: false,
-            save_after: Instant::now(),
         }
     }
 
-    /// Stays connected until `shutdown`, then saves what is unsaved.
+    /// Stays connected until `shutdown`, then sees to it that the snapshot is on stable storage.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut failures = 0;
         for control_plane in self.config.control_planes.clone().iter().cycle() {
@@ -142,8 +137,8 @@ impl Client {
                 () = shutdown.cancelled() => break,
                 ended = self.stream(control_plane) => ended,
             };
-            // What is known stays known, even if this process is killed while nobody is in reach.
-            self.save().await;
+            // What is known stays known, even if the power goes while nobody is in reach.
+            self.config.saver.sync().await;
             failures = if live.elapsed() > STEADY {
                 0
             } else {
@@ -178,7 +173,7 @@ impl Client {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.save().await;
+        self.config.saver.sync().await;
     }
 
     /// One stream, until it fails.
@@ -202,11 +197,13 @@ impl Client {
 
         let mut heartbeat = interval(period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let live = Instant::now();
         let mut silence = Box::pin(tokio::time::sleep(period * 3));
         for report in self.reports.drain(..) {
             send(&requests, Request::SuspendReport(report)).await?;
         }
         loop {
+            let sync_at = self.config.saver.sync_at();
             tokio::select! {
                 // What the control plane says comes first: it is what the agent is for.
                 biased;
@@ -226,7 +223,9 @@ impl Client {
                 Some(report) = self.config.verifications.recv() => {
                     send(&requests, Request::VerificationReport(report)).await?;
                 }
-                () = sleep_until(self.save_after), if self.unsaved => self.save().await,
+                () = sleep_until(sync_at.unwrap_or(live)), if sync_at.is_some() => {
+                    self.config.saver.sync().await;
+                }
                 // Slots move on when nothing is left of them, so that is said at once.
                 Ok(()) = self.config.leftovers.changed() => {
                     send(&requests, Request::Heartbeat(self.heartbeat())).await?;
@@ -319,16 +318,17 @@ impl Client {
     ) -> Result<(), Error> {
         match response.message {
             Some(Response::Update(update)) => {
-                let applied = self.config.mirror.handle_update(update);
-                let ack = applied.ack.clone();
+                let mut applied = self.config.mirror.handle_update(update);
+                let (ack, rows) = (applied.ack.clone(), std::mem::take(&mut applied.rows));
                 self.put_in_force(applied).await;
-                self.unsaved = true;
+                self.save(rows).await;
                 send(requests, Request::Ack(ack)).await
             }
             Some(Response::Bookmark(bookmark)) => {
                 self.config.mirror.handle_bookmark(bookmark.revision);
                 if !self.all_known {
                     self.all_known = true;
+                    self.save(Vec::new()).await;
                     self.config.keyring.set_complete();
                     self.config.driver.all_known().await;
                     self.config.synced.cancel();
@@ -359,20 +359,9 @@ impl Client {
         self.config.driver.effects(effects).await;
     }
 
-    async fn save(&mut self) {
-        if !self.unsaved {
-            return;
-        }
-        let (store, snapshot) = (self.config.snapshots.clone(), self.config.mirror.snapshot());
-        let started = tokio::time::Instant::now();
-        let saved = tokio::task::spawn_blocking(move || store.save(&snapshot)).await;
-        match saved {
-            Ok(Ok(())) => self.unsaved = false,
-            Ok(Err(error)) => tracing::warn!(%error, "cannot save the snapshot"),
-            Err(error) => tracing::error!(%error, "saving the snapshot panicked"),
-        }
-        let (least, factor) = SNAPSHOT_PAUSE;
-        self.save_after = started + (started.elapsed() * factor).max(least);
+    async fn save(&mut self, rows: Vec<Row>) {
+        let head = self.config.mirror.snapshot();
+        self.config.saver.save(rows, head).await;
     }
 }
 

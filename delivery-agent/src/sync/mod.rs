@@ -5,4 +5,5 @@ mod backoff;
 pub mod client;
 pub mod mirror;
 mod report;
+pub mod saver;
 pub mod snapshot;

@@ -451,6 +451,17 @@ async fn addresses_are_judged_at_every_attempt() {
     assert_eq!(receiver.n_connections(), 0);
 }
 
+#[tokio::test]
+async fn how_long_it_takes_does_not_tell_a_refused_address_from_a_missing_name() {
+    let strict = Egress::new(Config::default()).unwrap();
+    for url in ["http://127.0.0.1:8080/", "https://10.0.0.1/"] {
+        let exchange = strict.post(request_to(url)).await;
+        assert_eq!(error(&exchange), TransportError::TargetUnreachable);
+        let millis = exchange.duration.as_millis();
+        assert!(millis >= 100, "{url}: {millis} ms");
+    }
+}
+
 async fn free_address() -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()

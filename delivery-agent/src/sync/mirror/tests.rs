@@ -1,0 +1,183 @@
+//! The mirror by what it says of updates.
+
+use hookfleet_contract::target::Rules;
+use hookfleet_proto::{
+    fleet::{Resource, ResourceType, SubscriptionSpec, Update, Welcome, resource::Body},
+    v1,
+};
+
+use super::{Applied, Mirror};
+use crate::{directory::Change, sync::snapshot::Row};
+
+#[test]
+fn what_a_full_set_lacks_is_gone_at_its_last_chunk_and_not_before() {
+    let mut mirror = mirror();
+    mirror.handle_update(full(vec![sub("a", 1), sub("b", 1), sub("c", 1)], true));
+
+    let first = mirror.handle_update(full(vec![sub("a", 1)], false));
+    assert_eq!(said(&first), [""; 0]);
+    let last = mirror.handle_update(full(vec![sub("c", 2), sub("d", 2)], true));
+    assert_eq!(said(&last), ["c", "d", "-b"]);
+    assert_eq!(rows(&last), ["c", "d", "-b"]);
+}
+
+#[test]
+fn a_full_set_that_was_cut_off_removes_nothing() {
+    let mut mirror = mirror();
+    mirror.handle_update(full(vec![sub("a", 1), sub("b", 1)], true));
+    mirror.handle_update(full(vec![sub("c", 2)], false));
+    mirror.handle_bookmark(9);
+    assert_eq!(
+        mirror.revision(),
+        5,
+        "a bookmark amid a full set says nothing"
+    );
+
+    mirror.handle_welcome(&welcome("g")).unwrap();
+    let again = mirror.handle_update(full(vec![sub("b", 1)], true));
+    assert_eq!(said(&again), ["-a", "-c"]);
+}
+
+#[test]
+fn changes_amid_a_full_set_are_part_of_it() {
+    let mut mirror = mirror();
+    mirror.handle_update(full(vec![sub("a", 1)], false));
+    let change = Update {
+        full: false,
+        ..full(vec![sub("b", 2)], false)
+    };
+    assert_eq!(said(&mirror.handle_update(change)), ["b"]);
+    assert_eq!(said(&mirror.handle_update(full(Vec::new(), true))), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_applied_is_reported_and_its_last_good_version_stays() {
+    let mut mirror = mirror();
+    mirror.handle_update(full(vec![sub("a", 1)], true));
+    let mut bad = sub("a", 2);
+    if let Some(Body::Subscription(spec)) = &mut bad.body {
+        spec.subscription.as_mut().unwrap().callback_url = "ftp://a.com/".to_owned();
+    }
+    let applied = mirror.handle_update(full(vec![bad], true));
+    assert_eq!(said(&applied), [""; 0], "nor is it gone");
+    assert_eq!(applied.ack.rejections.len(), 1);
+    assert_eq!(
+        said(&mirror.handle_update(full(vec![sub("a", 3)], true))),
+        ["a"]
+    );
+}
+
+#[test]
+fn an_older_revision_replaces_nothing_unless_the_store_is_another() {
+    let mut mirror = mirror();
+    mirror.handle_update(full(vec![sub("a", 4)], true));
+    assert_eq!(
+        said(&mirror.handle_update(full(vec![sub("a", 4)], true))),
+        [""; 0]
+    );
+    assert_eq!(
+        said(&mirror.handle_update(full(vec![sub("a", 3)], true))),
+        [""; 0]
+    );
+
+    mirror.handle_bookmark(5);
+    assert!(mirror.snapshot().is_some());
+    mirror.handle_welcome(&welcome("another")).unwrap();
+    assert_eq!(mirror.snapshot(), None, "what is held is of two stores");
+    assert_eq!(
+        said(&mirror.handle_update(full(vec![sub("a", 3)], true))),
+        ["a"]
+    );
+}
+
+#[test]
+fn names_and_policies_are_in_memory_once() {
+    let mut mirror = mirror();
+    mirror.handle_update(Update {
+        r#type: ResourceType::Tenant.into(),
+        ..full(vec![tenant()], true)
+    });
+    let applied = mirror.handle_update(full(vec![sub("a", 1), sub("b", 1)], true));
+    let [Change::Subscription(a), Change::Subscription(b)] = &applied.changes[..] else {
+        panic!("two subscriptions: {:?}", applied.changes);
+    };
+    assert!(std::ptr::eq(a.name.tenant.as_str(), b.name.tenant.as_str()));
+    assert!(std::sync::Arc::ptr_eq(&a.policy, &b.policy));
+}
+
+fn mirror() -> Mirror {
+    let mut mirror = Mirror::new(Rules::default());
+    mirror.handle_welcome(&welcome("g")).unwrap();
+    mirror
+}
+
+fn welcome(generation: &str) -> Welcome {
+    Welcome {
+        cluster_id: "c".to_owned(),
+        store_generation: generation.to_owned(),
+        slot_count: 16,
+        ..Welcome::default()
+    }
+}
+
+fn full(upserts: Vec<Resource>, last_chunk: bool) -> Update {
+    Update {
+        r#type: ResourceType::Subscription.into(),
+        revision: 5,
+        full: true,
+        last_chunk,
+        upserts,
+        ..Update::default()
+    }
+}
+
+fn tenant() -> Resource {
+    let name = "tenants/acme".to_owned();
+    Resource {
+        name: name.clone(),
+        mod_revision: 1,
+        body: Some(Body::Tenant(v1::Tenant {
+            name,
+            ..v1::Tenant::default()
+        })),
+    }
+}
+
+fn sub(id: &str, mod_revision: i64) -> Resource {
+    let name = format!("tenants/acme/subscriptions/{id}");
+    let subscription = v1::Subscription {
+        name: name.clone(),
+        uid: uuid::Uuid::from_u128(u128::from(id.as_bytes()[0])).to_string(),
+        callback_url: "https://hooks.acme.com/".to_owned(),
+        event_types: vec!["*".to_owned()],
+        ..v1::Subscription::default()
+    };
+    Resource {
+        name,
+        mod_revision,
+        body: Some(Body::Subscription(SubscriptionSpec {
+            verification: None,
+            subscription: Some(subscription),
+            secret_keys: Vec::new(),
+        })),
+    }
+}
+
+/// The subscriptions that are put in force, and those that are gone with a dash.
+fn said(applied: &Applied) -> Vec<String> {
+    let said = applied.changes.iter().map(|change| match change {
+        Change::Subscription(it) => it.name.subscription.to_string(),
+        Change::SubscriptionGone(_, id) => format!("-{id}"),
+        Change::Tenant { .. } | Change::TenantGone(_) => panic!("no tenant: {change:?}"),
+    });
+    said.collect()
+}
+
+fn rows(applied: &Applied) -> Vec<String> {
+    let id = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+    let rows = applied.rows.iter().map(|row| match row {
+        Row::Put(resource) => id(&resource.name),
+        Row::Gone(name) => format!("-{}", id(name)),
+    });
+    rows.collect()
+}
