@@ -61,7 +61,7 @@ pub(crate) async fn authenticate(
         return next.run(request).await;
     }
     let is_open = Access::of(&methods, request.uri().path()) == Access::Open;
-    let found = auth.principal(request.headers());
+    let found = auth.principal(request.headers()).await;
     // Nobody needs them from here on.
     request.headers_mut().remove(header::AUTHORIZATION);
     request.headers_mut().remove(super::credential::API_KEY);
