@@ -13,6 +13,8 @@ use figment::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::issuers::{self, Issuer};
+
 /// What `HOOKFLEET_*` names that is not configuration of a service.
 const OTHER_VARIABLES: [&str; 6] = [
     "log",
@@ -57,6 +59,8 @@ pub(crate) struct Standalone {
     pub(crate) data_dir: PathBuf,
     /// Callers show an API key. The first one is written into `first.key` in `data_dir`.
     pub(crate) authentication: bool,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -72,6 +76,8 @@ pub(crate) struct ControlPlane {
     pub(crate) key_file: PathBuf,
     /// Callers show an API key, and so do the processes of the fleet to each other.
     pub(crate) authentication: bool,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     /// Where the first control plane of all writes the first key, which opens everything.
     pub(crate) first_key_file: PathBuf,
     /// The key with which the processes of the fleet call each other; the first control plane of all writes it.
@@ -103,6 +109,8 @@ pub(crate) struct Agent {
     pub(crate) keep_slots: bool,
     /// Callers show an API key, and so do the processes of the fleet to each other.
     pub(crate) authentication: bool,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
     pub(crate) fleet_key_file: PathBuf,
     #[serde(flatten)]
@@ -179,6 +187,7 @@ impl Default for Standalone {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             data_dir: "hookfleet-data".into(),
             authentication: false,
+            issuers: Vec::new(),
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -195,6 +204,7 @@ impl Default for ControlPlane {
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
             key_file: "hookfleet-secrets.key".into(),
             authentication: false,
+            issuers: Vec::new(),
             first_key_file: "hookfleet-first.key".into(),
             fleet_key_file: "hookfleet-fleet.key".into(),
             agent_hold_seconds: 15,
@@ -215,6 +225,7 @@ impl Default for Agent {
             weight: 100,
             keep_slots: false,
             authentication: false,
+            issuers: Vec::new(),
             fleet_key_file: "hookfleet-fleet.key".into(),
             delivery: Delivery::default(),
         }
@@ -243,6 +254,7 @@ impl Validate for Delivery {
 impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
         if !(self.listen.ip().is_loopback() || self.authentication) {
             let problem = "listen: must be on loopback while nobody is asked who they are: set authentication";
             problems.push(problem.to_owned());
@@ -253,7 +265,9 @@ impl Validate for Standalone {
 
 impl Validate for ControlPlane {
     fn problems(&self) -> Vec<String> {
-        urls("etcd", &self.etcd)
+        let mut problems = urls("etcd", &self.etcd);
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
+        problems
     }
 }
 
@@ -261,6 +275,7 @@ impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(urls("control_plane", &self.control_plane));
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
         if !(1..=10_000).contains(&self.weight) {
             problems.push("weight: must be 1 to 10000".to_owned());
         }

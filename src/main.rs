@@ -6,6 +6,7 @@ mod client;
 mod command;
 mod config;
 mod demo;
+mod issuers;
 mod key_file;
 mod output;
 mod process;

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     access::{self, Access},
-    config, key_file,
+    config, issuers, key_file,
     running::{Parts, Running, SUBSCRIPTIONS},
 };
 
@@ -38,6 +38,7 @@ impl Standalone {
             listen,
             data_dir,
             authentication,
+            issuers,
             delivery,
         } = config;
         create(&data_dir)?;
@@ -70,7 +71,7 @@ impl Standalone {
         };
         let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
         let services = Services::new(readiness.clone())
-            .guarded(access.auth)
+            .guarded(issuers::trusted(access.auth, &issuers)?)
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -120,7 +121,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         Access::open()
     };
     let services = Services::new(readiness)
-        .guarded(access.auth)
+        .guarded(issuers::trusted(access.auth, &config.issuers)?)
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
@@ -172,7 +173,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         Auth::off()
     };
     let services = Services::new(readiness.clone())
-        .guarded(auth)
+        .guarded(issuers::trusted(auth, &config.issuers)?)
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());

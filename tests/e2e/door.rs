@@ -53,7 +53,7 @@ fn try_operate(server: &Process, first_key: &Path, arguments: &[&str]) -> Result
         .arg("--api-key-file")
         .arg(first_key)
         .output()
-        .unwrap();
+        .map_err(|error| error.to_string())?;
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
     if status.success() {
         Ok(text(stdout))

@@ -15,3 +15,4 @@ mod moves;
 mod power;
 mod readme;
 mod safety;
+mod tokens;

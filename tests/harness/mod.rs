@@ -3,6 +3,7 @@
 pub mod api;
 pub mod http;
 pub mod process;
+pub mod provider;
 pub mod receiver;
 pub mod verifier;
 
