@@ -10,6 +10,7 @@ mod facade;
 mod faults;
 mod first_callback;
 mod fleet;
+mod isolation;
 mod ledger;
 mod moves;
 mod power;
