@@ -4,6 +4,7 @@ use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::Instant,
 };
 
 use super::receiver::Receiver;
@@ -109,6 +110,9 @@ async fn a_server_that_hangs_is_given_up() {
         std::future::pending::<()>().await;
     })
     .await;
+    let started = Instant::now();
     let refused = fetcher().get(&format!("http://{}/", silent.address)).await;
     assert!(matches!(refused, Err(Error::Http(_))), "{refused:?}");
+    let took = started.elapsed();
+    assert!((9..=11).contains(&took.as_secs()), "{took:?}");
 }
