@@ -13,15 +13,21 @@ use figment::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::issuers::{self, Issuer};
+use crate::{
+    issuers::{self, Issuer},
+    tls::{self, Tls},
+};
 
 /// What `HOOKFLEET_*` names that is not configuration of a service.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 9] = [
     "log",
     "log_format",
     "server",
     "api_key",
     "api_key_file",
+    "ca_file",
+    "client_cert_file",
+    "client_key_file",
     "config",
 ];
 
@@ -62,6 +68,8 @@ pub(crate) struct Standalone {
     /// Identity providers whose tokens are taken beside keys.
     pub(crate) issuers: Vec<Issuer>,
     #[serde(flatten)]
+    pub(crate) tls: Tls,
+    #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
 
@@ -72,6 +80,12 @@ pub(crate) struct ControlPlane {
     pub(crate) listen: SocketAddr,
     /// The members of the etcd cluster.
     pub(crate) etcd: Vec<String>,
+    /// PEM file of the authorities of etcd's members; the public ones if empty.
+    pub(crate) etcd_ca_file: PathBuf,
+    /// PEM file of the certificate to show them, if any.
+    pub(crate) etcd_cert_file: PathBuf,
+    /// PEM file of that certificate's key.
+    pub(crate) etcd_key_file: PathBuf,
     /// The key that seals secrets, the same for every control plane. Made if there is none.
     pub(crate) key_file: PathBuf,
     /// Callers show an API key, and so do the processes of the fleet to each other.
@@ -88,6 +102,8 @@ pub(crate) struct ControlPlane {
     pub(crate) allow_loopback_targets: bool,
     /// Callback URLs may be plain http.
     pub(crate) allow_http_targets: bool,
+    #[serde(flatten)]
+    pub(crate) tls: Tls,
 }
 
 /// `hookfleet agent`.
@@ -113,6 +129,8 @@ pub(crate) struct Agent {
     pub(crate) issuers: Vec<Issuer>,
     /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
     pub(crate) fleet_key_file: PathBuf,
+    #[serde(flatten)]
+    pub(crate) tls: Tls,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -188,6 +206,7 @@ impl Default for Standalone {
             data_dir: "hookfleet-data".into(),
             authentication: false,
             issuers: Vec::new(),
+            tls: Tls::default(),
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -202,6 +221,9 @@ impl Default for ControlPlane {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
+            etcd_ca_file: PathBuf::new(),
+            etcd_cert_file: PathBuf::new(),
+            etcd_key_file: PathBuf::new(),
             key_file: "hookfleet-secrets.key".into(),
             authentication: false,
             issuers: Vec::new(),
@@ -210,6 +232,7 @@ impl Default for ControlPlane {
             agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
+            tls: Tls::default(),
         }
     }
 }
@@ -227,6 +250,7 @@ impl Default for Agent {
             authentication: false,
             issuers: Vec::new(),
             fleet_key_file: "hookfleet-fleet.key".into(),
+            tls: Tls::default(),
             delivery: Delivery::default(),
         }
     }
@@ -255,6 +279,7 @@ impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(issuers::problems(&self.issuers, self.authentication));
+        problems.extend(self.tls.problems());
         if !(self.listen.ip().is_loopback() || self.authentication) {
             let problem = "listen: must be on loopback while nobody is asked who they are: set authentication";
             problems.push(problem.to_owned());
@@ -267,6 +292,12 @@ impl Validate for ControlPlane {
     fn problems(&self) -> Vec<String> {
         let mut problems = urls("etcd", &self.etcd);
         problems.extend(issuers::problems(&self.issuers, self.authentication));
+        problems.extend(tls::paired(
+            "etcd",
+            &self.etcd_cert_file,
+            &self.etcd_key_file,
+        ));
+        problems.extend(self.tls.problems());
         problems
     }
 }
@@ -274,6 +305,7 @@ impl Validate for ControlPlane {
 impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(self.tls.problems());
         problems.extend(urls("control_plane", &self.control_plane));
         problems.extend(issuers::problems(&self.issuers, self.authentication));
         if !(1..=10_000).contains(&self.weight) {
@@ -285,6 +317,9 @@ impl Validate for Agent {
         }
         if !self.advertise.is_empty() {
             problems.extend(urls("advertise", std::slice::from_ref(&self.advertise)));
+            if self.tls.is_served() && !self.advertise.starts_with("https://") {
+                problems.push("advertise: must begin with https:// with tls_cert_file".to_owned());
+            }
         }
         problems
     }
@@ -333,6 +368,24 @@ mod tests {
             "max_inflight: is not",
             "segment_mib: must",
             "listen: must be on loopback",
+        ] {
+            assert!(error.contains(problem), "{problem} is missing in {error}");
+        }
+    }
+
+    #[test]
+    fn tls_is_configured_as_a_whole() {
+        let file = file(
+            "tls_key_file = 'a'\ntls_client_required = true\ntrust_domain = 'A'\netcd_cert_file = 'b'",
+        );
+        let none = Flags { listen: None };
+        let error = load(ControlPlane::default(), Some(file.path()), &none);
+        let error = error.unwrap_err().to_string();
+        for problem in [
+            "tls_key_file: needs tls_cert_file",
+            "tls_client_required: needs tls_client_ca_file",
+            "trust_domain: must",
+            "etcd_cert_file: needs etcd_key_file",
         ] {
             assert!(error.contains(problem), "{problem} is missing in {error}");
         }

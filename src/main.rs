@@ -12,6 +12,7 @@ mod output;
 mod process;
 mod running;
 mod telemetry;
+mod tls;
 
 use std::process::ExitCode;
 

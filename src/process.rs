@@ -1,7 +1,12 @@
 //! Running processes: what a standalone server, a control plane and an agent are made of, and how
 //! they end.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use hookfleet_contract::{event::Limits, target::Rules};
@@ -12,7 +17,12 @@ use hookfleet_control_plane::{
 use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
-    auth::Auth, clock::Clock, peers::Authorization, readiness::Readiness, services::Services,
+    auth::Auth,
+    clock::Clock,
+    peers::{Authorization, Dialer},
+    readiness::Readiness,
+    services::Services,
+    tls::{files::Files, peer::PeerTls},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -21,7 +31,11 @@ use crate::{
     access::{self, Access},
     config, issuers, key_file,
     running::{Parts, Running, SUBSCRIPTIONS},
+    tls,
 };
+
+/// Any port that only this machine reaches.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The condition of readiness of a control plane.
 const STORE: &str = hookfleet_control_plane::config::CONDITION;
@@ -39,9 +53,11 @@ impl Standalone {
             data_dir,
             authentication,
             issuers,
+            tls,
             delivery,
         } = config;
         create(&data_dir)?;
+        let secure = tls.server()?;
         let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
         let store = Embedded::open(data_dir.join("control-plane"), Retention::default());
         let store: Arc<dyn Store> = Arc::new(store.await.context("cannot open the store")?);
@@ -61,15 +77,31 @@ impl Standalone {
         };
         let identity =
             Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
-        let own = format!("http://{address}");
+        // What the certificate names may not be this machine, so the parts of this process meet elsewhere.
+        let inner = match secure {
+            Some(_) => Some((bind(LOOPBACK, true).await?, Access::within())),
+            None => None,
+        };
+        let (meeting, authorization) = match &inner {
+            Some(((_, address), access)) => (*address, access.authorization.clone()),
+            None => (address, access.authorization),
+        };
         let member = Member {
             identity,
-            address: own.clone(),
+            address: tls.url(address),
             weight: 100,
             leaves: false,
-            authorization: access.authorization,
+            dialer: Dialer {
+                authorization,
+                tls: PeerTls::default(),
+            },
         };
-        let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
+        let meeting = [format!("http://{meeting}")];
+        let agent = build_agent(member, &meeting, &data_dir, &delivery).await?;
+        let inner = inner.map(|((listener, _), access)| {
+            let services = Services::new(readiness.clone()).guarded(access.auth);
+            (listener, services.with(control_plane.sync_service()))
+        });
         let services = Services::new(readiness.clone())
             .guarded(issuers::trusted(access.auth, &issuers)?)
             .with(control_plane.key_service())
@@ -84,11 +116,14 @@ impl Standalone {
         let mut parts = Parts::new();
         parts.run_agent(agent, readiness);
         parts.run_control_plane(control_plane);
-        parts.serve(listener, services)?;
+        if let Some((listener, services)) = inner {
+            parts.serve(listener, None, services)?;
+        }
+        parts.serve(listener, secure, services)?;
         if delivery.allow_loopback_targets {
             tracing::warn!("callback URLs may be on loopback: this server is for one machine");
         }
-        let running = parts.running(address);
+        let running = parts.running(address, tls.url(address));
         // Whoever starts it may use it at once.
         ready.cancelled().await;
         Ok(running)
@@ -99,9 +134,20 @@ impl Standalone {
 pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Result<Running> {
     let sealing_key = key_file::load_or_create(&config.key_file)?;
     let agent_hold = Duration::from_secs(config.agent_hold_seconds);
-    let store = Etcd::connect(etcd::Config::new(config.etcd));
+    let secure = config.tls.server()?;
+    let mut etcd = etcd::Config::new(config.etcd);
+    etcd.tls = PeerTls::start(Files {
+        own: tls::pair(&config.etcd_cert_file, &config.etcd_key_file),
+        authorities: tls::named(&config.etcd_ca_file),
+    })
+    .context("cannot call etcd by TLS")?;
+    let store = Etcd::connect(etcd);
     let store: Arc<dyn Store> = Arc::new(store.await.context("cannot use etcd")?);
-    let (listener, address) = bind(config.listen, config.authentication).await?;
+    let (listener, address) = bind(
+        config.listen,
+        config.authentication || config.tls.tls_client_required,
+    )
+    .await?;
     let readiness = Readiness::new(&[STORE]);
     let control_plane = hookfleet_control_plane::Config::new(
         store,
@@ -116,7 +162,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     let control_plane = ControlPlane::start(control_plane).await?;
     let access = if config.authentication {
         let (first, fleet) = (&config.first_key_file, &config.fleet_key_file);
-        Access::control_plane(&control_plane, first, fleet).await?
+        Access::control_plane(&control_plane, first, fleet, config.tls.shows_certificate()).await?
     } else {
         Access::open()
     };
@@ -127,11 +173,14 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         .with(control_plane.subscription_service())
         .with(control_plane.fleet_service())
         .with(control_plane.sync_service())
-        .with(control_plane.delivery_service(access.authorization));
+        .with(control_plane.delivery_service(Dialer {
+            authorization: access.authorization,
+            tls: config.tls.peer()?,
+        }));
     let mut parts = Parts::new();
     parts.run_control_plane(control_plane);
-    parts.serve(listener, services)?;
-    Ok(parts.running(address))
+    parts.serve(listener, secure, services)?;
+    Ok(parts.running(address, config.tls.url(address)))
 }
 
 /// Starts an agent.
@@ -142,14 +191,19 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         id => Some(id.parse().context("agent_id")?),
     };
     let identity = Identity::load_or_create(&config.data_dir, agent_id, rand::random())?;
-    let (listener, address) = bind(config.listen, config.authentication).await?;
+    let secure = config.tls.server()?;
+    let (listener, address) = bind(
+        config.listen,
+        config.authentication || config.tls.tls_client_required,
+    )
+    .await?;
     let authorization = if config.authentication {
-        access::of_fleet(&config.fleet_key_file)?
+        access::of_fleet(&config.fleet_key_file, config.tls.shows_certificate())?
     } else {
         Authorization::default()
     };
     let advertise = match config.advertise {
-        it if it.is_empty() => format!("http://{address}"),
+        it if it.is_empty() => config.tls.url(address),
         it => it,
     };
     let readiness = Readiness::new(&[SUBSCRIPTIONS]);
@@ -158,7 +212,10 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         address: advertise,
         weight: config.weight,
         leaves: !config.keep_slots,
-        authorization,
+        dialer: Dialer {
+            authorization,
+            tls: config.tls.peer()?,
+        },
     };
     let agent = build_agent(
         member,
@@ -179,8 +236,8 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         .with(agent.delivery_service());
     let mut parts = Parts::new();
     parts.run_agent(agent, readiness);
-    parts.serve(listener, services)?;
-    Ok(parts.running(address))
+    parts.serve(listener, secure, services)?;
+    Ok(parts.running(address, config.tls.url(address)))
 }
 
 /// What an agent is to its fleet.
@@ -190,8 +247,8 @@ struct Member {
     weight: u16,
     /// Others take its slots when it ends.
     leaves: bool,
-    /// What it shows other processes.
-    authorization: Authorization,
+    /// How it calls other processes.
+    dialer: Dialer,
 }
 
 async fn build_agent(
@@ -201,10 +258,10 @@ async fn build_agent(
     delivery: &config::Delivery,
 ) -> anyhow::Result<Agent> {
     let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
-    let endpoint = |url: &String| {
-        let endpoint = tonic::transport::Endpoint::from_shared(url.clone());
-        endpoint.with_context(|| format!("{url} is not a URL"))
-    };
+    for url in control_planes {
+        let endpoint = member.dialer.endpoint(url);
+        endpoint.with_context(|| format!("{url} is not a URL"))?;
+    }
     let egress = Egress::new(hookfleet_egress::Config {
         policy: Policy {
             allow_loopback: delivery.allow_loopback_targets,
@@ -215,14 +272,11 @@ async fn build_agent(
     })?;
     let drain_timeout = Duration::from_secs(delivery.drain_seconds);
     let config = AgentConfig {
-        authorization: member.authorization,
+        dialer: member.dialer,
         identity: member.identity,
         address: member.address,
         weight: member.weight,
-        control_planes: control_planes
-            .iter()
-            .map(endpoint)
-            .collect::<Result<_, _>>()?,
+        control_planes: control_planes.to_vec(),
         data_dir: data_dir.to_owned(),
         sealing_key,
         egress,

@@ -8,6 +8,7 @@ use hookfleet_gateway::{
     listener::{self, Lifetimes},
     readiness::Readiness,
     services::Services,
+    tls::server::ServerTls,
 };
 use tokio::{
     net::TcpListener,
@@ -31,6 +32,7 @@ pub(crate) const SUBSCRIPTIONS: &str = "subscriptions";
 pub(crate) struct Running {
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    url: String,
     shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -49,7 +51,7 @@ impl Running {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         // Whoever reads this may end it at once, and in order.
-        output::line(format_args!("listening on http://{}", self.address));
+        output::line(format_args!("listening on {}", self.url));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -103,11 +105,12 @@ impl Parts {
     pub(crate) fn serve(
         &mut self,
         listener: TcpListener,
+        tls: Option<ServerTls>,
         services: Services,
     ) -> anyhow::Result<()> {
         let router = services.into_router()?;
         self.add(async move |shutdown| {
-            listener::serve(listener, router, LIFETIMES, shutdown).await;
+            listener::serve(listener, tls, router, LIFETIMES, shutdown).await;
             Ok(())
         });
         Ok(())
@@ -123,7 +126,8 @@ impl Parts {
         self.parts.push((shutdown, task));
     }
 
-    pub(crate) fn running(self, address: SocketAddr) -> Running {
+    /// All of them together, reached at `url`.
+    pub(crate) fn running(self, address: SocketAddr, url: String) -> Running {
         let shutdown = CancellationToken::new();
         let asked = shutdown.clone();
         let task = tokio::spawn(async move {
@@ -150,6 +154,7 @@ impl Parts {
         });
         Running {
             address,
+            url,
             shutdown,
             task,
         }

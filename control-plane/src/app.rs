@@ -3,9 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use hookfleet_contract::seal::Sealer;
-use hookfleet_gateway::{
-    auth::keyring::Keyring, page::Pages, peers::Authorization, readiness::Readiness,
-};
+use hookfleet_gateway::{auth::keyring::Keyring, page::Pages, peers::Dialer, readiness::Readiness};
 use hookfleet_proto::{
     fleet::{
         StoredCluster, SuspendReport,
@@ -190,14 +188,14 @@ impl ControlPlane {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// `DeliveryService` for the whole fleet, for a listener that has no agent's own. Agents are called with
-    /// `authorization`.
+    /// `DeliveryService` for the whole fleet, for a listener that has no agent's own. Agents are called by
+    /// `dialer`.
     #[must_use]
     pub fn delivery_service(
         &self,
-        authorization: Authorization,
+        dialer: Dialer,
     ) -> DeliveryServiceServer<impl DeliveryService + use<>> {
-        let deliverers = Deliverers::new(Arc::clone(&self.api), authorization);
+        let deliverers = Deliverers::new(Arc::clone(&self.api), dialer);
         DeliveryServiceServer::new(Deliveries(deliverers))
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,6 +28,7 @@ pub struct TestEtcd {
     dir: TempDir,
     endpoint: String,
     arguments: Vec<String>,
+    tls: Option<TlsOptions>,
     server: Option<Child>,
 }
 
@@ -41,14 +42,49 @@ impl TestEtcd {
         members.remove(0)
     }
 
+    /// Starts a cluster of one that is called by TLS, with certificates of this authority only. It shows `certificate`
+    /// itself, which must be good for 127.0.0.1, and for clients too.
+    ///
+    /// # Panics
+    /// When there is no `etcd` on the path, or it does not start.
+    pub async fn start_secure(authority: &Path, certificate: &Path, key: &Path) -> Self {
+        let read = |path| fs::read(path).expect("a PEM file");
+        let tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(read(authority)))
+            .identity(Identity::from_pem(read(certificate), read(key)));
+        let secure = |mut member: Self| {
+            for argument in &mut member.arguments {
+                if argument.contains("client-urls=") {
+                    *argument = argument.replace("http://", "https://");
+                }
+            }
+            member.endpoint = member.endpoint.replace("http://", "https://");
+            let file = |name, path: &Path| format!("--{name}={}", path.display());
+            member.arguments.extend([
+                "--client-cert-auth".to_owned(),
+                file("trusted-ca-file", authority),
+                file("cert-file", certificate),
+                file("key-file", key),
+            ]);
+            member.tls = Some(tls.clone());
+            member
+        };
+        let mut members = Self::start_all(1, secure).await;
+        members.remove(0)
+    }
+
     /// Starts a cluster and waits until all members answer.
     ///
     /// # Panics
     /// When there is no `etcd` on the path, or it does not start.
     pub async fn cluster(n_members: usize) -> Vec<Self> {
+        Self::start_all(n_members, |member| member).await
+    }
+
+    async fn start_all(n_members: usize, adapt: impl Fn(Self) -> Self) -> Vec<Self> {
         let mut log = String::new();
         for _ in 0..STARTS {
-            let mut members = Self::describe(n_members);
+            let mut members: Vec<_> = Self::describe(n_members).into_iter().map(&adapt).collect();
             members.iter_mut().for_each(Self::spawn);
             let mut ready = true;
             for member in &mut members {
@@ -134,6 +170,7 @@ impl TestEtcd {
                     dir,
                     endpoint,
                     arguments,
+                    tls: None,
                     server: None,
                 }
             })
@@ -165,7 +202,10 @@ impl TestEtcd {
             if self.server.as_mut().is_none_or(ended) {
                 return false;
             }
-            let options = ConnectOptions::new().with_connect_timeout(READY);
+            let mut options = ConnectOptions::new().with_connect_timeout(READY);
+            if let Some(tls) = self.tls.clone() {
+                options = options.with_tls(tls);
+            }
             let asked = timeout(Duration::from_secs(1), async {
                 let client = Client::connect([&self.endpoint], Some(options)).await?;
                 client.kv_client().get("ready", None).await

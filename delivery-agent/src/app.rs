@@ -159,7 +159,7 @@ impl Agent {
             limits: config.event_limits,
             clock,
         };
-        let relay = Relay::new(slots.clone(), config.authorization.clone());
+        let relay = Relay::new(slots.clone(), config.dialer.clone());
         let (lots_sender, lots) = mpsc::unbounded_channel();
         let (handed_sender, handed) = mpsc::unbounded_channel();
         let handover = HandOver {
@@ -219,7 +219,7 @@ impl Agent {
         });
         let client = Client::new(client::Config {
             control_planes: config.control_planes,
-            authorization: config.authorization,
+            dialer: config.dialer,
             identity: client::Identity {
                 agent_id: config.identity.agent_id.to_string(),
                 incarnation: format!("{:032x}", rand::random::<u128>()),

@@ -2,6 +2,7 @@
 //! that errors, filters and pages have on the wire.
 //!
 //! - [`services`], [`listener`], [`readiness`]: what is served, how, and whether it is ready.
+//! - [`tls`]: who is at the other end of a connection. [`peers`]: connections that this process makes.
 //! - [`transcode`]: the API as HTTP/JSON.
 //! - [`auth`]: who may call what.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
@@ -24,6 +25,9 @@ pub mod readiness;
 pub mod services;
 pub mod status;
 mod tenant;
+#[cfg(any(test, feature = "test-support"))]
+pub mod test_support;
+pub mod tls;
 pub mod transcode;
 
 #[cfg(test)]

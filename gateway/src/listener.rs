@@ -1,6 +1,7 @@
 //! The listener: takes connections, bounds what each may cost, and ends them in time.
 //!
-//! **Invariant:** [`serve`] returns within its drain time after `shutdown`, whatever clients do.
+//! **Invariants:** [`serve`] returns within its drain time after `shutdown`, whatever clients do; nothing that a client does
+//! or leaves out keeps others from connecting; no connection outlives the certificate that its client showed.
 
 use std::{
     io,
@@ -8,18 +9,21 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::tls::server::ServerTls;
 
 /// Each costs a descriptor and some 50 KiB.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -45,12 +49,12 @@ pub struct Lifetimes {
 /// Serves until `shutdown`, then lets requests finish for a while.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<ServerTls>,
     router: Router,
     lifetimes: Lifetimes,
     shutdown: CancellationToken,
 ) {
     let connections = TaskTracker::new();
-    let server = server();
     let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -60,21 +64,16 @@ pub async fn serve(
         let Some((stream, permit)) = accepted else {
             continue;
         };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = server
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
-        let lifetime = lifetimes.connection.mul_f64(rand::random_range(0.8..1.2));
-        let shutdown = shutdown.clone();
+        let conversation = Conversation {
+            router: router.clone(),
+            lifetime: lifetimes.connection.mul_f64(rand::random_range(0.8..1.2)),
+            shutdown: shutdown.clone(),
+        };
+        let tls = tls.clone();
         connections.spawn(async move {
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = &mut connection => ended,
-                () = shutdown.cancelled() => end(connection).await,
-                () = sleep(lifetime) => end(connection).await,
-            };
-            if let Err(error) = ended {
-                tracing::debug!(error, "a connection ended");
+            match tls {
+                None => conversation.hold(stream).await,
+                Some(tls) => conversation.hold_secure(stream, tls).await,
             }
             drop(permit);
         });
@@ -83,6 +82,55 @@ pub async fn serve(
     connections.close();
     if timeout(lifetimes.drain, connections.wait()).await.is_err() {
         tracing::info!("connections were cut off");
+    }
+}
+
+/// What is said on one connection.
+struct Conversation {
+    router: Router,
+    lifetime: Duration,
+    shutdown: CancellationToken,
+}
+
+impl Conversation {
+    /// Shakes hands first; is over with the client's certificate.
+    async fn hold_secure(mut self, stream: TcpStream, tls: ServerTls) {
+        let accepted = tokio::select! {
+            () = self.shutdown.cancelled() => return,
+            accepted = tls.accept(stream) => accepted,
+        };
+        match accepted {
+            Ok((stream, None)) => self.hold(stream).await,
+            Ok((stream, Some(certificate))) => {
+                self.lifetime = self.lifetime.min(tls.until_notice(&certificate));
+                self.router = self.router.layer(Extension(certificate.clone()));
+                tokio::select! {
+                    () = self.hold(stream) => {}
+                    () = tls.until_over(&certificate) => {
+                        tracing::debug!("a connection ended with its client's certificate");
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+        }
+    }
+
+    /// Answers until there is nothing more to say, or it is time to end.
+    async fn hold<I>(self, stream: I)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = TowerToHyperService::new(self.router);
+        let server = server();
+        let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.shutdown.cancelled() => end(connection).await,
+            () = sleep(self.lifetime) => end(connection).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, "a connection ended");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod agent;
 mod control_plane;
 mod deliveries;
+mod descriptor_set;
 mod fleet;
 mod key;
 pub(crate) mod publish;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Deliveries(deliveries::Arguments),
     /// Look at the agents and say how slots are placed.
     Fleet(fleet::Arguments),
+    /// Write the API's descriptor set, for gateways and clients.
+    DescriptorSet(descriptor_set::Arguments),
 }
 
 impl Command {
@@ -67,6 +70,7 @@ impl Command {
             Self::Publish(arguments) => arguments.run().await,
             Self::Deliveries(arguments) => arguments.run().await,
             Self::Fleet(arguments) => arguments.run().await,
+            Self::DescriptorSet(arguments) => arguments.run(),
         }
     }
 }
@@ -84,6 +88,6 @@ struct Common {
 
 /// A flag that is not given must not hide what the layers below it say.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_false(flag: &bool) -> bool {
+pub(crate) fn is_false(flag: &bool) -> bool {
     !flag
 }

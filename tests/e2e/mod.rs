@@ -3,6 +3,7 @@
 mod bench;
 mod broadcast;
 mod command;
+mod deploy;
 mod door;
 mod engine;
 mod events;
@@ -16,4 +17,5 @@ mod moves;
 mod power;
 mod readme;
 mod safety;
+mod tls;
 mod tokens;

@@ -87,7 +87,8 @@ impl Process {
         let (sender, address) = mpsc::channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                if let Some(address) = line.strip_prefix("listening on http://") {
+                let url = line.strip_prefix("listening on ");
+                if let Some((_, address)) = url.and_then(|it| it.split_once("://")) {
                     let _nobody_waits = sender.send(address.parse().expect("an address"));
                 }
             }

@@ -187,7 +187,7 @@ impl Server {
         match uri.and_then(|uri| uri.host().zip(uri.scheme_str()).map(|_| ())) {
             Some(()) => Ok(agent),
             None => {
-                let description = "must be where the agent takes events, http://host:port";
+                let description = "must be where the agent takes events, http://host:port or https";
                 Err(ApiError::invalid_field("hello.address", description))
             }
         }

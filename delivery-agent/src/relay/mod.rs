@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, error::Error as _, time::Duration};
 use bytes::Bytes;
 use hookfleet_contract::{name::DeliveryName, slot::Slot};
 use hookfleet_gateway::{
-    peers::{Authorization, Peer, Peers},
+    peers::{Dialer, Peer, Peers},
     status::ApiError,
 };
 use hookfleet_proto::{
@@ -59,10 +59,10 @@ pub enum Error {
 impl Relay {
     /// Speaks to the owners of slots.
     #[must_use]
-    pub fn new(slots: Slots, authorization: Authorization) -> Self {
+    pub fn new(slots: Slots, dialer: Dialer) -> Self {
         Self {
             slots,
-            peers: Peers::new(authorization),
+            peers: Peers::new(dialer),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use hookfleet_contract::subscription::Subscription;
-use hookfleet_gateway::{auth::keyring::Keyring, peers::Authorization};
+use hookfleet_gateway::{auth::keyring::Keyring, peers::Dialer};
 use hookfleet_proto::{
     fleet::{
         Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, Welcome,
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::Streaming;
 
 use super::{
     backoff::backoff,
@@ -55,10 +55,10 @@ pub struct Identity {
 /// What the client needs and feeds.
 #[derive(Debug)]
 pub struct Config {
-    /// Control planes to try in turn: `http://host:port`.
-    pub control_planes: Vec<Endpoint>,
-    /// What it shows them.
-    pub authorization: Authorization,
+    /// Control planes to try in turn: `http://host:port`, or `https`.
+    pub control_planes: Vec<String>,
+    /// How it calls them.
+    pub dialer: Dialer,
     /// Who this agent is.
     pub identity: Identity,
     /// What is known, perhaps from a snapshot.
@@ -96,6 +96,8 @@ enum Error {
     Ended,
     #[error("the control plane asked to reconnect: {reason}")]
     Goaway { reason: String, pause: Duration },
+    #[error("this agent has a new certificate to show")]
+    Renewed,
     #[error(transparent)]
     ForeignCluster(#[from] ForeignCluster),
 }
@@ -151,6 +153,10 @@ impl Client {
                     tracing::info!(reason, "control plane asked to reconnect");
                     pause = wanted;
                 }
+                Error::Renewed => {
+                    tracing::info!("reconnecting with a new certificate");
+                    pause = Duration::ZERO;
+                }
                 Error::ForeignCluster(error) => {
                     tracing::error!(%error, "refused to sync");
                 }
@@ -171,17 +177,15 @@ impl Client {
     }
 
     /// One stream, until it fails.
-    async fn stream(&mut self, control_plane: &Endpoint) -> Error {
+    async fn stream(&mut self, control_plane: &str) -> Error {
         match self.session(control_plane).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
     }
 
-    async fn session(
-        &mut self,
-        control_plane: &Endpoint,
-    ) -> Result<std::convert::Infallible, Error> {
+    async fn session(&mut self, control_plane: &str) -> Result<std::convert::Infallible, Error> {
+        let shown = self.config.dialer.tls.current();
         let (requests, mut responses, welcome) = self.open(control_plane).await?;
         let period = Duration::from_millis(u64::try_from(welcome.heartbeat_millis).unwrap_or(0))
             .clamp(Duration::from_millis(100), Duration::from_secs(60));
@@ -224,6 +228,8 @@ impl Client {
                 _ = heartbeat.tick() => {
                     send(&requests, Request::Heartbeat(self.heartbeat())).await?;
                 }
+                // Where the old one ends, the connection would.
+                () = self.config.dialer.tls.renewed(&shown) => return Err(Error::Renewed),
                 () = &mut silence => return Err(Error::Silent(period * 3)),
             }
         }
@@ -231,14 +237,19 @@ impl Client {
 
     async fn open(
         &self,
-        control_plane: &Endpoint,
+        control_plane: &str,
     ) -> Result<(mpsc::Sender<SyncRequest>, Streaming<SyncResponse>, Welcome), Error> {
-        let endpoint = control_plane.clone().connect_timeout(CONNECT_TIMEOUT);
+        let endpoint = self
+            .config
+            .dialer
+            .endpoint(control_plane)
+            .map_err(transport)?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
         let channel = endpoint.connect().await.map_err(transport)?;
         // Few messages are under way at once: one acknowledgement, one heartbeat, some reports.
         let (requests, stream) = mpsc::channel(16);
         send(&requests, Request::Hello(self.hello())).await?;
-        let mut client = SyncServiceClient::new(self.config.authorization.on(channel))
+        let mut client = SyncServiceClient::new(self.config.dialer.on(channel))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let opening = async {

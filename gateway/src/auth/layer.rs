@@ -23,7 +23,7 @@ use super::{
     ownership::Owned,
     principal::{Principal, Reach},
 };
-use crate::{status::ApiError, transcode};
+use crate::{status::ApiError, tls::identity::ClientCertificate, transcode};
 
 /// Those that need not say who they are ask short questions.
 const MAX_OPEN_BYTES: usize = 4 << 10;
@@ -61,7 +61,8 @@ pub(crate) async fn authenticate(
         return next.run(request).await;
     }
     let is_open = Access::of(&methods, request.uri().path()) == Access::Open;
-    let found = auth.principal(request.headers()).await;
+    let certificate = request.extensions().get::<ClientCertificate>();
+    let found = auth.principal(request.headers(), certificate).await;
     // Nobody needs them from here on.
     request.headers_mut().remove(header::AUTHORIZATION);
     request.headers_mut().remove(super::credential::API_KEY);

@@ -27,7 +27,11 @@ use self::{
     principal::Principal,
     token::Tokens,
 };
-use crate::{clock::Clock, status::ApiError};
+use crate::{
+    clock::Clock,
+    status::ApiError,
+    tls::identity::{ClientCertificate, Identity},
+};
 
 /// When to ask again a server that does not know the keys yet.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -88,15 +92,20 @@ impl Auth {
         self.0.is_some()
     }
 
-    /// Who sends a request; `None` if it does not say, or nobody is asked.
-    async fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+    /// Who sends a request; `None` if it does not say, or nobody is asked. What the request says comes before what its
+    /// connection does, which may be that of a proxy.
+    async fn principal(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Option<Principal>, ApiError> {
         let Some(on) = &self.0 else {
             return Ok(None);
         };
         match Credential::read(headers).map_err(|_| invalid())? {
             Some(Credential::Key(key)) => on.open(&key).map(Some),
             Some(Credential::Token(token)) => on.open_token(token.as_str()).await.map(Some),
-            None => Ok(None),
+            None => on.named_by(certificate),
         }
     }
 }
@@ -104,6 +113,18 @@ impl Auth {
 // === impl On ===
 
 impl On {
+    /// The part of the fleet that a certificate names.
+    fn named_by(
+        &self,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Option<Principal>, ApiError> {
+        match certificate {
+            Some(certificate) if certificate.not_after <= self.clock.now() => Err(expired()),
+            Some(certificate) => Ok(certificate.identity.as_ref().map(Identity::principal)),
+            None => Ok(None),
+        }
+    }
+
     fn open(&self, key: &ApiKey) -> Result<Principal, ApiError> {
         if let Some((digest, principal)) = &self.own
             && *digest == key.digest()

@@ -4,6 +4,7 @@ mod access;
 mod dialects;
 mod limits;
 mod tenants;
+mod tls;
 mod web;
 
 use std::{net::SocketAddr, time::Duration};
@@ -21,6 +22,7 @@ use crate::{
     listener::{self, Lifetimes},
     readiness::Readiness,
     services::Services,
+    tls::server::ServerTls,
 };
 
 /// Longer than any test.
@@ -49,6 +51,10 @@ impl World {
 
     /// A listener whose connections are to last as long.
     async fn start_with(auth: Auth, connection: Duration) -> Self {
+        Self::start_secure(auth, connection, None).await
+    }
+
+    async fn start_secure(auth: Auth, connection: Duration, tls: Option<ServerTls>) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let readiness = Readiness::new(&["store"]);
@@ -61,7 +67,13 @@ impl World {
             connection,
             drain: Duration::from_millis(300),
         };
-        let serving = tokio::spawn(listener::serve(tcp, router, lifetimes, shutdown.clone()));
+        let serving = tokio::spawn(listener::serve(
+            tcp,
+            tls,
+            router,
+            lifetimes,
+            shutdown.clone(),
+        ));
         Self {
             address,
             readiness,
