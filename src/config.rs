@@ -13,8 +13,12 @@ use figment::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::limits::Limits;
-use crate::tls::{self, Tls};
+use crate::{
+    issuers::{self, Issuer},
+    limits::Limits,
+    tls::{self, Tls},
+    verification::Verification,
+};
 
 /// What `HOOKFLEET_*` names that is not configuration of a service.
 const OTHER_VARIABLES: [&str; 9] = [
@@ -60,17 +64,6 @@ pub(crate) struct Delivery {
     pub(crate) tenant_bytes_per_second: u64,
 }
 
-/// Whether, and with what, receivers are asked if they want callbacks.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Verification {
-    /// Nobody is called who has not agreed: subscriptions must be verified.
-    pub(crate) require_verification: bool,
-    /// The DNS name that introduces this system to receivers; that of `public_url` if empty.
-    pub(crate) origin: String,
-    /// Where receivers outside reach `/v1/verifications/`: `https://host`. If empty, nobody can confirm later.
-    pub(crate) public_url: String,
-}
-
 /// `hookfleet standalone`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Standalone {
@@ -84,6 +77,8 @@ pub(crate) struct Standalone {
     pub(crate) audit_dir: PathBuf,
     #[serde(flatten)]
     pub(crate) verification: Verification,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     #[serde(flatten)]
     pub(crate) tls: Tls,
     #[serde(flatten)]
@@ -109,6 +104,8 @@ pub(crate) struct ControlPlane {
     pub(crate) key_file: PathBuf,
     /// Callers show an API key, and so do the processes of the fleet to each other.
     pub(crate) authentication: bool,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     /// Where the first control plane of all writes the first key, which opens everything.
     pub(crate) first_key_file: PathBuf,
     /// The key with which the processes of the fleet call each other; the first control plane of all writes it.
@@ -125,6 +122,7 @@ pub(crate) struct ControlPlane {
     pub(crate) verification: Verification,
     #[serde(flatten)]
     pub(crate) tls: Tls,
+    #[serde(flatten)]
     pub(crate) limits: Limits,
 }
 
@@ -147,6 +145,8 @@ pub(crate) struct Agent {
     pub(crate) keep_slots: bool,
     /// Callers show an API key, and so do the processes of the fleet to each other.
     pub(crate) authentication: bool,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
     pub(crate) fleet_key_file: PathBuf,
     /// Where in `data_dir` the audit log is kept; off if empty.
@@ -233,6 +233,7 @@ impl Default for Standalone {
             data_dir: "hookfleet-data".into(),
             authentication: false,
             verification: Verification::default(),
+            issuers: Vec::new(),
             tls: Tls::default(),
             audit_dir: "audit".into(),
             limits: Limits::default(),
@@ -255,6 +256,7 @@ impl Default for ControlPlane {
             etcd_key_file: PathBuf::new(),
             key_file: "hookfleet-secrets.key".into(),
             authentication: false,
+            issuers: Vec::new(),
             first_key_file: "hookfleet-first.key".into(),
             fleet_key_file: "hookfleet-fleet.key".into(),
             audit_dir: "hookfleet-audit".into(),
@@ -279,6 +281,7 @@ impl Default for Agent {
             weight: 100,
             keep_slots: false,
             authentication: false,
+            issuers: Vec::new(),
             fleet_key_file: "hookfleet-fleet.key".into(),
             tls: Tls::default(),
             audit_dir: "audit".into(),
@@ -307,38 +310,11 @@ impl Validate for Delivery {
     }
 }
 
-impl Validate for Verification {
-    fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let is_label = |it: &str| {
-            let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-            (1..=63).contains(&it.len()) && it.bytes().all(is_legal)
-        };
-        if !self.origin.is_empty() && !self.origin.split('.').all(is_label) {
-            problems.push("origin: must be a DNS name, without a scheme and a port".to_owned());
-        }
-        if !self.public_url.is_empty() && self.public_host().is_none() {
-            let problem = "public_url: must begin with http:// or https://, without a query";
-            problems.push(problem.to_owned());
-        }
-        problems
-    }
-}
-
-impl Verification {
-    /// The host of the public URL, if it is a URL.
-    pub(crate) fn public_host(&self) -> Option<String> {
-        let uri: http::Uri = self.public_url.parse().ok()?;
-        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-        let host = uri.host().filter(|_| is_http && uri.query().is_none());
-        host.map(ToOwned::to_owned)
-    }
-}
-
 impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
         problems.extend(self.verification.problems());
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
         problems.extend(self.tls.problems());
         problems.extend(self.limits.problems());
         if !(self.listen.ip().is_loopback() || self.authentication) {
@@ -353,6 +329,7 @@ impl Validate for ControlPlane {
     fn problems(&self) -> Vec<String> {
         let mut problems = urls("etcd", &self.etcd);
         problems.extend(self.verification.problems());
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
         problems.extend(tls::paired(
             "etcd",
             &self.etcd_cert_file,
@@ -370,6 +347,7 @@ impl Validate for Agent {
         problems.extend(self.tls.problems());
         problems.extend(self.limits.problems());
         problems.extend(urls("control_plane", &self.control_plane));
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
         if !(1..=10_000).contains(&self.weight) {
             problems.push("weight: must be 1 to 10000".to_owned());
         }

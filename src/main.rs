@@ -6,6 +6,7 @@ mod client;
 mod command;
 mod config;
 mod demo;
+mod issuers;
 mod key_file;
 mod limits;
 mod output;
@@ -13,6 +14,7 @@ mod process;
 mod running;
 mod telemetry;
 mod tls;
+mod verification;
 
 use std::process::ExitCode;
 

@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     access::{self, Access},
-    config, key_file,
+    config, issuers, key_file,
     running::{Parts, Running, SUBSCRIPTIONS},
     tls,
 };
@@ -55,6 +55,7 @@ impl Standalone {
             data_dir,
             authentication,
             verification,
+            issuers,
             tls,
             audit_dir,
             limits,
@@ -73,7 +74,7 @@ impl Standalone {
             rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
             readiness.clone(),
         );
-        let mut settings = self::verification(&verification);
+        let mut settings = verification.rules();
         // On one machine that is who calls.
         settings
             .origin
@@ -117,7 +118,7 @@ impl Standalone {
             (listener, services.with(control_plane.sync_service()))
         });
         let services = Services::new(readiness.clone())
-            .guarded(access.auth)
+            .guarded(issuers::trusted(access.auth, &issuers)?)
             .audited(audit_log(&audit_dir, &data_dir).await?)
             .limited(limiter)
             .confirmed_to(control_plane.confirmations())
@@ -174,7 +175,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     );
     let control_plane = hookfleet_control_plane::Config {
         agent_hold,
-        verification: verification(&config.verification),
+        verification: config.verification.rules(),
         ..control_plane
     };
     let control_plane = ControlPlane::start(control_plane).await?;
@@ -185,7 +186,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         Access::open()
     };
     let services = Services::new(readiness)
-        .guarded(access.auth)
+        .guarded(issuers::trusted(access.auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, Path::new("")).await?)
         .limited(config.limits.limiter(None))
         .confirmed_to(control_plane.confirmations())
@@ -254,7 +255,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         Auth::off()
     };
     let services = Services::new(readiness.clone())
-        .guarded(auth)
+        .guarded(issuers::trusted(auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, &config.data_dir).await?)
         .limited(limiter)
         .with(agent.publisher_service())
@@ -359,16 +360,6 @@ fn affordable(max_in_flight: usize) -> usize {
         );
     }
     max_in_flight.min(affordable)
-}
-
-/// How receivers are asked. Who has a public URL is introduced by its host.
-fn verification(settings: &config::Verification) -> hookfleet_control_plane::config::Verification {
-    let set = |text: &str| Some(text.to_owned()).filter(|it| !it.is_empty());
-    hookfleet_control_plane::config::Verification {
-        origin: set(&settings.origin).or_else(|| settings.public_host()),
-        public_url: set(settings.public_url.trim_end_matches('/')),
-        is_required: settings.require_verification,
-    }
 }
 
 fn rules(allow_loopback: bool, allow_http: bool) -> Rules {

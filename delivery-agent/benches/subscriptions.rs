@@ -263,6 +263,7 @@ fn subscription(arguments: &Arguments, number: u64) -> Resource {
         name: name.clone(),
         mod_revision: 1,
         body: Some(Body::Subscription(SubscriptionSpec {
+            verification: None,
             subscription: Some(v1::Subscription {
                 name,
                 uid,

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod frames;
 pub mod http;
 pub mod process;
+pub mod provider;
 pub mod receiver;
 pub mod shim;
 pub mod verifier;

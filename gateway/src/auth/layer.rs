@@ -97,7 +97,7 @@ pub(crate) async fn authenticate(
     let source = request.extensions().get::<Source>().copied();
     let is_open = Access::of(&methods, request.uri().path()) == Access::Open;
     let certificate = request.extensions().get::<ClientCertificate>();
-    let found = auth.principal(request.headers(), certificate);
+    let found = auth.principal(request.headers(), certificate).await;
     let claimed = match &found {
         Err(_) => credential::claimed(request.headers()),
         Ok(_) => None,

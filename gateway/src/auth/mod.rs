@@ -1,7 +1,7 @@
 //! Who may call what.
 //!
 //! - [`scope`], [`methods`]: what there is to allow, and what each method asks.
-//! - [`key`], [`keyring`]: what callers hold, and what it opens.
+//! - [`key`], [`keyring`]: what callers hold, and what it opens. [`token`]: what identity providers say of them.
 //! - [`credential`]: what a request shows. [`principal`]: who calls, once that is known.
 //! - [`decision`]: whether they may. `layer`: where requests are stopped. `ownership`: whether what they send is about their own.
 
@@ -14,6 +14,7 @@ pub mod methods;
 mod ownership;
 pub mod principal;
 pub mod scope;
+pub mod token;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,6 +25,7 @@ use self::{
     key::{ApiKey, Digest},
     keyring::{Keyring, Refusal},
     principal::Principal,
+    token::Tokens,
 };
 use crate::{
     clock::Clock,
@@ -38,9 +40,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Auth(Option<Arc<On>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct On {
     keyring: Keyring,
+    tokens: Tokens,
     /// The key of this process, by which its own parts call each other.
     own: Option<(Digest, Principal)>,
     clock: Clock,
@@ -60,6 +63,7 @@ impl Auth {
     pub fn on(keyring: Keyring, clock: Clock) -> Self {
         Self(Some(Arc::new(On {
             keyring,
+            tokens: Tokens::default(),
             own: None,
             clock,
         })))
@@ -69,13 +73,17 @@ impl Auth {
     #[must_use]
     pub fn with_own_key(self, key: &ApiKey, principal: Principal) -> Self {
         let own = Some((key.digest(), principal));
-        Self(self.0.map(|on| {
-            Arc::new(On {
-                keyring: on.keyring.clone(),
-                own,
-                clock: on.clock.clone(),
-            })
-        }))
+        self.map(|on| On { own, ..on })
+    }
+
+    /// Takes the tokens of identity providers too.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        self.map(|on| On { tokens, ..on })
+    }
+
+    fn map(self, change: impl FnOnce(On) -> On) -> Self {
+        Self(self.0.map(|on| Arc::new(change(Arc::unwrap_or_clone(on)))))
     }
 
     /// Whether anybody is asked.
@@ -86,7 +94,7 @@ impl Auth {
 
     /// Who sends a request; `None` if it does not say, or nobody is asked. What the request says comes before what its
     /// connection does, which may be that of a proxy.
-    fn principal(
+    async fn principal(
         &self,
         headers: &HeaderMap,
         certificate: Option<&ClientCertificate>,
@@ -96,7 +104,7 @@ impl Auth {
         };
         match Credential::read(headers).map_err(|_| invalid())? {
             Some(Credential::Key(key)) => on.open(&key).map(Some),
-            Some(Credential::Token(_)) => Err(invalid()),
+            Some(Credential::Token(token)) => on.open_token(token.as_str()).await.map(Some),
             None => on.named_by(certificate),
         }
     }
@@ -127,9 +135,21 @@ impl On {
         opened.map_err(|refusal| match refusal {
             Refusal::Unknown => invalid(),
             Refusal::Expired => expired(),
-            Refusal::NotReady => {
-                let message = "this server does not know the keys yet";
-                ApiError::unavailable("NOT_READY", message, RETRY_AFTER)
+            Refusal::NotReady => not_ready(),
+        })
+    }
+
+    async fn open_token(&self, token: &str) -> Result<Principal, ApiError> {
+        let opened = self.tokens.open(token, &self.clock).await;
+        opened.map_err(|refusal| {
+            // Callers are told less: who operates this wants to know what an issuer does wrong.
+            tracing::debug!(%refusal, "a token is refused");
+            if refusal == token::Refusal::Expired {
+                expired()
+            } else if refusal == token::Refusal::NotReady {
+                not_ready()
+            } else {
+                invalid()
             }
         })
     }
@@ -142,6 +162,11 @@ fn invalid() -> ApiError {
 
 fn expired() -> ApiError {
     ApiError::unauthenticated("CREDENTIAL_EXPIRED", "the credential has expired")
+}
+
+fn not_ready() -> ApiError {
+    let message = "this server does not know the keys yet";
+    ApiError::unavailable("NOT_READY", message, RETRY_AFTER)
 }
 
 /// Who calls.
