@@ -42,18 +42,18 @@ fn operate(server: &Process, first_key: &Path, arguments: &[&str]) -> String {
 }
 
 fn try_operate(server: &Process, first_key: &Path, arguments: &[&str]) -> Result<String, String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = hookfleet()
+    let output = hookfleet()
         .args(arguments)
         .arg("--server")
         .arg(format!("http://{}", server.address))
         .arg("--api-key-file")
         .arg(first_key)
-        .output()
-        .unwrap();
+        .output();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output.map_err(|error| error.to_string())?;
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
     if status.success() {
         Ok(text(stdout))

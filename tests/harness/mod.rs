@@ -1,7 +1,9 @@
 //! What integration tests are made of: real processes, real receivers, conditions to wait for.
 
 pub mod api;
+pub mod checker;
 pub mod http;
+pub mod ledger;
 pub mod process;
 pub mod receiver;
 pub mod verifier;

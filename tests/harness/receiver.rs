@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 /// What a receiver got.
 #[derive(Clone, Debug)]
@@ -26,6 +26,9 @@ pub struct Received {
     pub body: Bytes,
     /// What it was answered.
     pub status: StatusCode,
+    /// When it came.
+    pub from: Instant,
+    answered: Arc<OnceLock<Instant>>,
 }
 
 /// How a path answers, given the number of requests it has had before.
@@ -55,11 +58,16 @@ impl Receiver {
             address: listener.local_addr().expect("bound"),
             state: Arc::default(),
         };
+        receiver.serve(listener);
+        receiver
+    }
+
+    /// Listens there too: on loopback of another network, say.
+    pub fn serve(&self, listener: TcpListener) {
         let router = Router::new()
             .route("/{*path}", any(receive))
-            .with_state(receiver.clone());
+            .with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        receiver
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -85,6 +93,16 @@ impl Receiver {
         state.answers.insert(path.to_owned(), Arc::new(answer));
     }
 
+    /// Looks at everything that came, in order, where it is: it may be much.
+    pub fn with<T>(&self, look: impl FnOnce(&[Received]) -> T) -> T {
+        look(&self.state.lock().expect("no panic").received)
+    }
+
+    /// How much came.
+    pub fn count(&self) -> usize {
+        self.with(<[Received]>::len)
+    }
+
     /// Everything that came, in order.
     pub fn received(&self) -> Vec<Received> {
         self.state.lock().expect("no panic").received.clone()
@@ -98,6 +116,11 @@ impl Receiver {
 }
 
 impl Received {
+    /// When the answer was ready; never, if the sender was gone by then.
+    pub fn until(&self) -> Option<Instant> {
+        self.answered.get().copied()
+    }
+
     /// A header as text; empty if absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers
@@ -132,6 +155,7 @@ async fn receive(
         .map_or((StatusCode::NO_CONTENT, Vec::new(), Duration::ZERO), |it| {
             it(&headers, n_before)
         });
+    let answered = Arc::<OnceLock<Instant>>::default();
     // Remembered before it is answered: what the sender knows, the ledger knows.
     receiver
         .state
@@ -144,8 +168,12 @@ async fn receive(
             headers,
             body,
             status,
+            from: Instant::now(),
+            answered: Arc::clone(&answered),
         });
     tokio::time::sleep(delay).await;
+    // Whoever hangs up before ends this future.
+    answered.get_or_init(Instant::now);
     let mut response = status.into_response();
     for (name, value) in extra {
         response
