@@ -38,7 +38,15 @@ impl TestEtcd {
     /// # Panics
     /// When there is no `etcd` on the path, or it does not start.
     pub async fn start() -> Self {
-        let mut members = Self::cluster(1).await;
+        Self::start_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Starts a cluster of one at an address, for processes in other networks.
+    ///
+    /// # Panics
+    /// As [`TestEtcd::start`] does.
+    pub async fn start_on(host: Ipv4Addr) -> Self {
+        let mut members = Self::cluster_on(host, 1).await;
         members.remove(0)
     }
 
@@ -69,7 +77,7 @@ impl TestEtcd {
             member.tls = Some(tls.clone());
             member
         };
-        let mut members = Self::start_all(1, secure).await;
+        let mut members = Self::start_all(Ipv4Addr::LOCALHOST, 1, secure).await;
         members.remove(0)
     }
 
@@ -78,13 +86,22 @@ impl TestEtcd {
     /// # Panics
     /// When there is no `etcd` on the path, or it does not start.
     pub async fn cluster(n_members: usize) -> Vec<Self> {
-        Self::start_all(n_members, |member| member).await
+        Self::cluster_on(Ipv4Addr::LOCALHOST, n_members).await
     }
 
-    async fn start_all(n_members: usize, adapt: impl Fn(Self) -> Self) -> Vec<Self> {
+    async fn cluster_on(host: Ipv4Addr, n_members: usize) -> Vec<Self> {
+        Self::start_all(host, n_members, |member| member).await
+    }
+
+    async fn start_all(
+        host: Ipv4Addr,
+        n_members: usize,
+        adapt: impl Fn(Self) -> Self,
+    ) -> Vec<Self> {
         let mut log = String::new();
         for _ in 0..STARTS {
-            let mut members: Vec<_> = Self::describe(n_members).into_iter().map(&adapt).collect();
+            let members = Self::describe(host, n_members).into_iter();
+            let mut members: Vec<_> = members.map(&adapt).collect();
             members.iter_mut().for_each(Self::spawn);
             let mut ready = true;
             for member in &mut members {
@@ -98,7 +115,7 @@ impl TestEtcd {
         panic!("etcd did not start:\n{log}");
     }
 
-    /// The address for clients, `http://127.0.0.1:port`; the same after a restart.
+    /// The address for clients, `http://host:port`; the same after a restart.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
@@ -132,6 +149,37 @@ impl TestEtcd {
         );
     }
 
+    /// Whether this member leads its cluster, as far as it can tell.
+    pub async fn is_leader(&self) -> bool {
+        let asked = timeout(Duration::from_secs(1), async {
+            let client = Client::connect([&self.endpoint], None).await?;
+            client.maintenance_client().status().await
+        });
+        let own = |status: &etcd_client::StatusResponse| {
+            let id = status.header().map(etcd_client::ResponseHeader::member_id);
+            id == Some(status.leader())
+        };
+        matches!(asked.await, Ok(Ok(status)) if own(&status))
+    }
+
+    /// Forgets everything but the latest of each key: whoever watches from before is told that it is too late.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn compact(&self) {
+        let client = Client::connect([&self.endpoint], None)
+            .await
+            .expect("an etcd that answers");
+        let found = client
+            .kv_client()
+            .get("ready", None)
+            .await
+            .expect("an etcd that answers");
+        let revision = found.header().expect("a header").revision();
+        let compacted = client.kv_client().compact(revision, None).await;
+        compacted.expect("the revision is the latest");
+    }
+
     /// Freezes the server: connections stay, nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
@@ -142,20 +190,20 @@ impl TestEtcd {
         self.signal(Signal::CONT);
     }
 
-    fn describe(n_members: usize) -> Vec<Self> {
-        let ports = free_ports(n_members * 2);
+    fn describe(host: Ipv4Addr, n_members: usize) -> Vec<Self> {
+        let ports = free_ports(host, n_members * 2);
         let (clients, peers) = ports.split_at(n_members);
         let cluster: Vec<_> = peers
             .iter()
             .enumerate()
-            .map(|(member, port)| format!("member{member}=http://127.0.0.1:{port}"))
+            .map(|(member, port)| format!("member{member}=http://{host}:{port}"))
             .collect();
         let members = clients.iter().zip(peers).enumerate();
         members
             .map(|(member, (client, peer))| {
                 let dir = TempDir::new().expect("a temporary directory");
-                let endpoint = format!("http://127.0.0.1:{client}");
-                let peer = format!("http://127.0.0.1:{peer}");
+                let endpoint = format!("http://{host}:{client}");
+                let peer = format!("http://{host}:{peer}");
                 let arguments = vec![
                     format!("--name=member{member}"),
                     format!("--data-dir={}", dir.path().join("data").display()),
@@ -234,8 +282,8 @@ impl Drop for TestEtcd {
     }
 }
 
-fn free_ports(n: usize) -> Vec<u16> {
-    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+fn free_ports(host: Ipv4Addr, n: usize) -> Vec<u16> {
+    let bind = |_| TcpListener::bind((host, 0)).expect("a free port");
     // All at once, so that none is given twice.
     let listeners: Vec<_> = (0..n).map(bind).collect();
     let ports = listeners.iter().map(|listener| listener.local_addr());

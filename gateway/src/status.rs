@@ -227,6 +227,13 @@ impl From<ApiError> for rpc::Status {
     }
 }
 
+/// The reason that another process of ours gives in an error.
+#[must_use]
+pub fn reason(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    details.error_info().map(|it| it.reason.clone())
+}
+
 /// A status as a message.
 #[must_use]
 pub fn rpc_status(status: &Status) -> rpc::Status {

@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use hookfleet_proto::v1::publish_result;
+use nix::sys::signal::Signal;
 
 use crate::harness::{
     api::{create_tenant, event, publish, subscribe_in_force, to},
@@ -172,7 +173,7 @@ async fn a_kill_amid_an_orderly_end_loses_nothing() {
         (!receiver.received().is_empty()).then_some(()).ok_or(())
     })
     .await;
-    server.ask_to_end();
+    server.signal(Signal::SIGTERM);
     eventually("an end that has begun", PATIENCE, || async {
         let again = publish(&channel, "acme", vec![event("late", "a.b", "{}")]).await;
         again.err().map(|_| ()).ok_or("still taken")

@@ -1,10 +1,12 @@
 //! What integration tests are made of: real processes, real receivers, conditions to wait for.
 
 pub mod api;
+pub mod checker;
 pub mod dialect;
 pub mod disk;
 pub mod frames;
 pub mod http;
+pub mod ledger;
 pub mod process;
 pub mod provider;
 pub mod receiver;

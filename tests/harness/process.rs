@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
-    errors: Arc<Mutex<Vec<String>>>,
+    /// What it has logged.
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 /// The binary.
@@ -98,14 +99,12 @@ impl Process {
         let mut child = command.spawn().expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        let errors = Arc::<Mutex<Vec<String>>>::default();
-        let logged = Arc::clone(&errors);
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let logged = Arc::clone(&lines);
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("{line}");
-                if line.contains(" ERROR ") {
-                    logged.lock().expect("no panic").push(line);
-                }
+                logged.lock().expect("no panic").push(line);
             }
         });
         let (sender, address) = mpsc::channel();
@@ -120,7 +119,7 @@ impl Process {
         let process = Self {
             child,
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
-            errors,
+            lines,
         };
         (process, address)
     }
@@ -142,6 +141,12 @@ impl Process {
         kilobytes.parse::<u64>().expect("a number") * 1024
     }
 
+    /// Whether it has logged a line with this in it.
+    pub fn has_logged(&self, text: &str) -> bool {
+        let lines = self.lines.lock().expect("no panic");
+        lines.iter().any(|it| it.contains(text))
+    }
+
     /// Its number.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -156,6 +161,12 @@ impl Process {
         kib.expect("a number of kB") << 10
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).expect("the process can be signalled");
+    }
+
     /// `kill -9`: nothing is said, nothing is flushed.
     pub fn kill(mut self) {
         self.child.kill().expect("the process can be killed");
@@ -167,7 +178,7 @@ impl Process {
         drop(self.child.kill());
         self.child.wait().expect("the process has ended");
         // Its last lines are read when the pipe ends; they are not an accusation.
-        self.errors = Arc::default();
+        self.lines = Arc::default();
     }
 
     /// Waits for a process that ends because its disk has failed, which it may have said.
@@ -175,19 +186,18 @@ impl Process {
         let waiting = tokio::task::spawn_blocking(move || (self.child.wait(), self));
         let ended = tokio::time::timeout(PATIENCE, waiting).await;
         let (status, mut process) = ended.expect("the process ends in time").expect("no panic");
-        process.errors = Arc::default();
+        process.lines = Arc::default();
         status.expect("the process has ended")
     }
 
-    /// SIGTERM, without waiting for anything.
-    pub fn ask_to_end(&self) {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, Signal::SIGTERM).expect("the process can be signalled");
+    /// SIGTERM, and what the process made of it.
+    pub async fn terminate(self) -> std::process::ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
     }
 
-    /// SIGTERM, and what the process made of it.
-    pub async fn terminate(mut self) -> std::process::ExitStatus {
-        self.ask_to_end();
+    /// Waits for a process that has been told to end.
+    pub async fn ended(mut self) -> std::process::ExitStatus {
         // Receivers of this test may have to answer before it ends.
         let waiting = tokio::task::spawn_blocking(move || {
             let status = self.child.wait();
@@ -206,7 +216,8 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
         if !thread::panicking() {
-            let errors = self.errors.lock().expect("no panic");
+            let lines = self.lines.lock().expect("no panic");
+            let errors: Vec<_> = lines.iter().filter(|it| it.contains(" ERROR ")).collect();
             assert!(errors.is_empty(), "an ERROR was logged: {errors:#?}");
         }
     }

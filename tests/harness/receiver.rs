@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 /// What a receiver got.
 #[derive(Clone, Debug)]
@@ -28,6 +28,9 @@ pub struct Received {
     pub body: Bytes,
     /// What it was answered.
     pub status: StatusCode,
+    /// When it came.
+    pub from: Instant,
+    answered: Arc<OnceLock<Instant>>,
 }
 
 /// What a path answers, and after how long.
@@ -69,11 +72,16 @@ impl Receiver {
             address: listener.local_addr().expect("bound"),
             state: Arc::default(),
         };
+        receiver.serve(listener);
+        receiver
+    }
+
+    /// Listens there too: on loopback of another network, say.
+    pub fn serve(&self, listener: TcpListener) {
         let router = Router::new()
             .route("/{*path}", any(receive))
-            .with_state(receiver.clone());
+            .with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        receiver
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -116,6 +124,16 @@ impl Receiver {
         state.answers.insert(path.to_owned(), Arc::new(reply));
     }
 
+    /// Looks at everything that came, in order, where it is: it may be much.
+    pub fn with<T>(&self, look: impl FnOnce(&[Received]) -> T) -> T {
+        look(&self.state.lock().expect("no panic").received)
+    }
+
+    /// How much came.
+    pub fn count(&self) -> usize {
+        self.with(<[Received]>::len)
+    }
+
     /// Everything that came, in order.
     pub fn received(&self) -> Vec<Received> {
         self.state.lock().expect("no panic").received.clone()
@@ -129,6 +147,11 @@ impl Receiver {
 }
 
 impl Received {
+    /// When the answer was ready; never, if the sender was gone by then.
+    pub fn until(&self) -> Option<Instant> {
+        self.answered.get().copied()
+    }
+
     /// A header as text; empty if absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers
@@ -159,6 +182,7 @@ async fn receive(
             .or_default();
         (state.answers.get(&path).cloned(), n_before)
     };
+    let answered = Arc::<OnceLock<Instant>>::default();
     let mut received = Received {
         path,
         query: uri.query().unwrap_or_default().to_owned(),
@@ -166,6 +190,8 @@ async fn receive(
         headers,
         body,
         status: StatusCode::NO_CONTENT,
+        from: Instant::now(),
+        answered: Arc::clone(&answered),
     };
     let reply = answer.map(|it| it(&received, n_before));
     let reply = reply.unwrap_or_else(|| Reply {
@@ -181,6 +207,8 @@ async fn receive(
         .received
         .push(received);
     tokio::time::sleep(reply.delay).await;
+    // Whoever hangs up before ends this future.
+    answered.get_or_init(Instant::now);
     let mut response = match reply.body.as_str() {
         "" => reply.status.into_response(),
         _ => (reply.status, reply.body).into_response(),

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    presence::Presence,
+    presence::{Blind, Presence},
     reports::{Report, Reports},
     session::{Command, Session},
     wire,
@@ -223,7 +223,7 @@ impl Connection {
         let (shutdown, told) = (self.server.shutdown.clone(), self.told.clone());
         let goodbye = tokio::select! {
             Over = self.converse(said) => None,
-            never = presence.keep() => match never {},
+            Blind = presence.keep() => Some("the control plane cannot reach the store"),
             () = end.cancelled() => Some(SUPERSEDED),
             () = shutdown.cancelled() => Some("the control plane is shutting down"),
         };

@@ -36,6 +36,8 @@ use crate::{core::Counts, directory::Directory, driver, slots::Slots, verificati
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the control plane may take to hear the last of it.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// After as long a live stream, pauses between reconnections are short again.
 const STEADY: Duration = Duration::from_secs(30);
 
@@ -133,10 +135,10 @@ impl Client {
         let mut failures = 0;
         for control_plane in self.config.control_planes.clone().iter().cycle() {
             let live = tokio::time::Instant::now();
-            let ended = tokio::select! {
-                () = shutdown.cancelled() => break,
-                ended = self.stream(control_plane) => ended,
-            };
+            let ended = self.stream(control_plane, &shutdown).await;
+            if shutdown.is_cancelled() {
+                break;
+            }
             // What is known stays known, even if the power goes while nobody is in reach.
             self.config.saver.sync().await;
             failures = if live.elapsed() > STEADY {
@@ -176,17 +178,24 @@ impl Client {
         self.config.saver.sync().await;
     }
 
-    /// One stream, until it fails.
-    async fn stream(&mut self, control_plane: &str) -> Error {
-        match self.session(control_plane).await {
+    /// One stream, until it fails or this agent ends.
+    async fn stream(&mut self, control_plane: &str, shutdown: &CancellationToken) -> Error {
+        match self.session(control_plane, shutdown).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
     }
 
-    async fn session(&mut self, control_plane: &str) -> Result<std::convert::Infallible, Error> {
+    async fn session(
+        &mut self,
+        control_plane: &str,
+        shutdown: &CancellationToken,
+    ) -> Result<std::convert::Infallible, Error> {
         let shown = self.config.dialer.tls.current();
-        let (requests, mut responses, welcome) = self.open(control_plane).await?;
+        let (requests, mut responses, welcome) = tokio::select! {
+            () = shutdown.cancelled() => return Err(Error::Ended),
+            opened = self.open(control_plane) => opened?,
+        };
         let period = Duration::from_millis(u64::try_from(welcome.heartbeat_millis).unwrap_or(0))
             .clamp(Duration::from_millis(100), Duration::from_secs(60));
         self.config.mirror.handle_welcome(&welcome)?;
@@ -238,6 +247,13 @@ impl Client {
                 }
                 // Where the old one ends, the connection would.
                 () = self.config.dialer.tls.renewed(&shown) => return Err(Error::Renewed),
+                () = shutdown.cancelled() => {
+                    // What was said last must be heard: slots wait for it.
+                    drop(requests);
+                    let heard = async { while let Ok(Some(_)) = responses.message().await {} };
+                    drop(timeout(GOODBYE, heard).await);
+                    return Err(Error::Ended);
+                }
                 () = &mut silence => return Err(Error::Silent(period * 3)),
             }
         }
