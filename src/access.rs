@@ -11,6 +11,7 @@ use hookfleet_gateway::{
     auth::{
         Auth,
         key::ApiKey,
+        keyring::Keyring,
         principal::{Principal, Reach},
         scope::Scope,
     },
@@ -46,21 +47,31 @@ impl Access {
     ) -> anyhow::Result<Self> {
         let write = |keys: &FirstKeys| key_file::write_api_key(first_key_file, &keys.operator);
         first_keys(control_plane, first_key_file, write).await?;
+        Ok(Self::own(control_plane.keyring()))
+    }
+
+    /// Of the parts of this process among themselves.
+    pub(crate) fn within() -> Self {
+        Self::own(Keyring::default())
+    }
+
+    fn own(keyring: Keyring) -> Self {
         let own = ApiKey::generate(rand::random);
         let scopes = [Scope::AgentsRegister].into_iter().collect();
         let principal = Principal::new("this process", Reach::Fleet, scopes);
-        let auth = Auth::on(control_plane.keyring(), Clock::system());
-        Ok(Self {
-            auth: auth.with_own_key(&own, principal),
+        Self {
+            auth: Auth::on(keyring, Clock::system()).with_own_key(&own, principal),
             authorization: Authorization::with(&own),
-        })
+        }
     }
 
-    /// Of a control plane. The very first one writes both files; others need a copy of the fleet's.
+    /// Of a control plane. The very first one writes both files; others need a copy of the fleet's, unless they show
+    /// certificates.
     pub(crate) async fn control_plane(
         control_plane: &ControlPlane,
         first_key_file: &Path,
         fleet_key_file: &Path,
+        shows_certificate: bool,
     ) -> anyhow::Result<Self> {
         let write = |keys: &FirstKeys| {
             key_file::write_api_key(first_key_file, &keys.operator)?;
@@ -71,13 +82,19 @@ impl Access {
         }
         Ok(Self {
             auth: Auth::on(control_plane.keyring(), Clock::system()),
-            authorization: of_fleet(fleet_key_file)?,
+            authorization: of_fleet(fleet_key_file, shows_certificate)?,
         })
     }
 }
 
-/// What a part of a fleet shows the others.
-pub(crate) fn of_fleet(fleet_key_file: &Path) -> anyhow::Result<Authorization> {
+/// What a part of a fleet shows the others on each call: nothing if its connections show a certificate.
+pub(crate) fn of_fleet(
+    fleet_key_file: &Path,
+    shows_certificate: bool,
+) -> anyhow::Result<Authorization> {
+    if shows_certificate {
+        return Ok(Authorization::default());
+    }
     let key = key_file::load_api_key(fleet_key_file);
     let key = key.context(
         "processes of a fleet call each other with the key that the first control plane has written: copy it, or make one \

@@ -4,8 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
-use hookfleet_gateway::peers::{Authorization, Peer};
-use tonic::transport::Endpoint;
+use hookfleet_gateway::{
+    peers::{Authorization, Dialer, Peer},
+    tls::{files::Files, peer::PeerTls},
+};
 
 use crate::{key_file, output::Output};
 
@@ -39,6 +41,27 @@ pub(crate) struct Client {
         conflicts_with = "api_key"
     )]
     api_key_file: Option<PathBuf>,
+    /// A PEM file of certificate authorities to believe an https server by; the public ones if there is none.
+    #[arg(long, global = true, env = "HOOKFLEET_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// A PEM file with the certificate to show.
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKFLEET_CLIENT_CERT_FILE",
+        value_name = "FILE",
+        requires = "client_key_file"
+    )]
+    client_cert_file: Option<PathBuf>,
+    /// A PEM file with the key of the certificate to show.
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKFLEET_CLIENT_KEY_FILE",
+        value_name = "FILE",
+        requires = "client_cert_file"
+    )]
+    client_key_file: Option<PathBuf>,
     /// How results are printed.
     #[arg(long, short, global = true, default_value = "table")]
     pub(crate) output: Output,
@@ -53,13 +76,24 @@ impl Client {
             (None, None) => None,
         };
         let authorization = key.as_ref().map(Authorization::with).unwrap_or_default();
-        let endpoint = Endpoint::from_shared(self.server.clone())
+        let own = self
+            .client_cert_file
+            .clone()
+            .zip(self.client_key_file.clone());
+        let files = Files {
+            own,
+            authorities: self.ca_file.clone(),
+        };
+        let tls = PeerTls::start(files).context("cannot call a server by TLS")?;
+        let dialer = Dialer { authorization, tls };
+        let endpoint = dialer
+            .endpoint(&self.server)
             .with_context(|| format!("{} is not a URL", self.server))?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             .connect()
             .await
             .with_context(|| format!("cannot reach {}", self.server))?;
-        Ok(authorization.on(channel))
+        Ok(dialer.on(channel))
     }
 }

@@ -13,13 +13,23 @@ use figment::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::{
+    issuers::{self, Issuer},
+    limits::Limits,
+    tls::{self, Tls},
+    verification::Verification,
+};
+
 /// What `HOOKFLEET_*` names that is not configuration of a service.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 9] = [
     "log",
     "log_format",
     "server",
     "api_key",
     "api_key_file",
+    "ca_file",
+    "client_cert_file",
+    "client_key_file",
     "config",
 ];
 
@@ -40,12 +50,18 @@ pub(crate) struct Delivery {
     pub(crate) allow_http_targets: bool,
     /// PEM files of certificate authorities to trust beside the public ones.
     pub(crate) ca_files: Vec<PathBuf>,
+    /// The name servers to ask for the hosts of callback URLs, as address:port. Empty: those of the system.
+    pub(crate) name_servers: Vec<SocketAddr>,
     /// The size of a segment of the journal, in MiB.
     pub(crate) segment_mib: u64,
     /// How long attempts in flight may go on after a termination signal, in seconds.
     pub(crate) drain_seconds: u64,
     /// How long a publisher's stream may last before it is asked to begin another, in seconds.
     pub(crate) stream_seconds: u64,
+    /// The most events of a tenant that this process takes in a second; 0 is no limit.
+    pub(crate) tenant_events_per_second: u64,
+    /// The most bytes of events of a tenant that this process takes in a second; 0 is no limit.
+    pub(crate) tenant_bytes_per_second: u64,
 }
 
 /// `hookfleet standalone`.
@@ -57,6 +73,16 @@ pub(crate) struct Standalone {
     pub(crate) data_dir: PathBuf,
     /// Callers show an API key. The first one is written into `first.key` in `data_dir`.
     pub(crate) authentication: bool,
+    /// Where in `data_dir` the audit log is kept; off if empty.
+    pub(crate) audit_dir: PathBuf,
+    #[serde(flatten)]
+    pub(crate) verification: Verification,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
+    #[serde(flatten)]
+    pub(crate) tls: Tls,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -68,20 +94,36 @@ pub(crate) struct ControlPlane {
     pub(crate) listen: SocketAddr,
     /// The members of the etcd cluster.
     pub(crate) etcd: Vec<String>,
+    /// PEM file of the authorities of etcd's members; the public ones if empty.
+    pub(crate) etcd_ca_file: PathBuf,
+    /// PEM file of the certificate to show them, if any.
+    pub(crate) etcd_cert_file: PathBuf,
+    /// PEM file of that certificate's key.
+    pub(crate) etcd_key_file: PathBuf,
     /// The key that seals secrets, the same for every control plane. Made if there is none.
     pub(crate) key_file: PathBuf,
     /// Callers show an API key, and so do the processes of the fleet to each other.
     pub(crate) authentication: bool,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     /// Where the first control plane of all writes the first key, which opens everything.
     pub(crate) first_key_file: PathBuf,
     /// The key with which the processes of the fleet call each other; the first control plane of all writes it.
     pub(crate) fleet_key_file: PathBuf,
+    /// Where the audit log is kept, one for each process; off if empty.
+    pub(crate) audit_dir: PathBuf,
     /// How long an agent may be away before others get its slots, in seconds; the life of its lease, 15 s, comes first.
     pub(crate) agent_hold_seconds: u64,
     /// Callback URLs may be on loopback, and plain http there.
     pub(crate) allow_loopback_targets: bool,
     /// Callback URLs may be plain http.
     pub(crate) allow_http_targets: bool,
+    #[serde(flatten)]
+    pub(crate) verification: Verification,
+    #[serde(flatten)]
+    pub(crate) tls: Tls,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
 }
 
 /// `hookfleet agent`.
@@ -103,8 +145,16 @@ pub(crate) struct Agent {
     pub(crate) keep_slots: bool,
     /// Callers show an API key, and so do the processes of the fleet to each other.
     pub(crate) authentication: bool,
+    /// Identity providers whose tokens are taken beside keys.
+    pub(crate) issuers: Vec<Issuer>,
     /// The key with which the processes of the fleet call each other; the first control plane of all has written it.
     pub(crate) fleet_key_file: PathBuf,
+    /// Where in `data_dir` the audit log is kept; off if empty.
+    pub(crate) audit_dir: PathBuf,
+    #[serde(flatten)]
+    pub(crate) tls: Tls,
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
     #[serde(flatten)]
     pub(crate) delivery: Delivery,
 }
@@ -166,9 +216,12 @@ impl Default for Delivery {
             allow_loopback_targets: false,
             allow_http_targets: false,
             ca_files: Vec::new(),
+            name_servers: Vec::new(),
             segment_mib: 64,
             drain_seconds: 25,
             stream_seconds: 30 * 60,
+            tenant_events_per_second: 0,
+            tenant_bytes_per_second: 0,
         }
     }
 }
@@ -179,6 +232,11 @@ impl Default for Standalone {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             data_dir: "hookfleet-data".into(),
             authentication: false,
+            verification: Verification::default(),
+            issuers: Vec::new(),
+            tls: Tls::default(),
+            audit_dir: "audit".into(),
+            limits: Limits::default(),
             delivery: Delivery {
                 // On one machine the first receiver is nearly always a program beside it.
                 allow_loopback_targets: true,
@@ -193,13 +251,21 @@ impl Default for ControlPlane {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
+            etcd_ca_file: PathBuf::new(),
+            etcd_cert_file: PathBuf::new(),
+            etcd_key_file: PathBuf::new(),
             key_file: "hookfleet-secrets.key".into(),
             authentication: false,
+            issuers: Vec::new(),
             first_key_file: "hookfleet-first.key".into(),
             fleet_key_file: "hookfleet-fleet.key".into(),
+            audit_dir: "hookfleet-audit".into(),
             agent_hold_seconds: 15,
             allow_loopback_targets: false,
             allow_http_targets: false,
+            verification: Verification::default(),
+            tls: Tls::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -215,7 +281,11 @@ impl Default for Agent {
             weight: 100,
             keep_slots: false,
             authentication: false,
+            issuers: Vec::new(),
             fleet_key_file: "hookfleet-fleet.key".into(),
+            tls: Tls::default(),
+            audit_dir: "audit".into(),
+            limits: Limits::default(),
             delivery: Delivery::default(),
         }
     }
@@ -243,6 +313,10 @@ impl Validate for Delivery {
 impl Validate for Standalone {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(self.verification.problems());
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
+        problems.extend(self.tls.problems());
+        problems.extend(self.limits.problems());
         if !(self.listen.ip().is_loopback() || self.authentication) {
             let problem = "listen: must be on loopback while nobody is asked who they are: set authentication";
             problems.push(problem.to_owned());
@@ -253,14 +327,27 @@ impl Validate for Standalone {
 
 impl Validate for ControlPlane {
     fn problems(&self) -> Vec<String> {
-        urls("etcd", &self.etcd)
+        let mut problems = urls("etcd", &self.etcd);
+        problems.extend(self.verification.problems());
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
+        problems.extend(tls::paired(
+            "etcd",
+            &self.etcd_cert_file,
+            &self.etcd_key_file,
+        ));
+        problems.extend(self.tls.problems());
+        problems.extend(self.limits.problems());
+        problems
     }
 }
 
 impl Validate for Agent {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.delivery.problems();
+        problems.extend(self.tls.problems());
+        problems.extend(self.limits.problems());
         problems.extend(urls("control_plane", &self.control_plane));
+        problems.extend(issuers::problems(&self.issuers, self.authentication));
         if !(1..=10_000).contains(&self.weight) {
             problems.push("weight: must be 1 to 10000".to_owned());
         }
@@ -270,6 +357,9 @@ impl Validate for Agent {
         }
         if !self.advertise.is_empty() {
             problems.extend(urls("advertise", std::slice::from_ref(&self.advertise)));
+            if self.tls.is_served() && !self.advertise.starts_with("https://") {
+                problems.push("advertise: must begin with https:// with tls_cert_file".to_owned());
+            }
         }
         problems
     }
@@ -318,6 +408,24 @@ mod tests {
             "max_inflight: is not",
             "segment_mib: must",
             "listen: must be on loopback",
+        ] {
+            assert!(error.contains(problem), "{problem} is missing in {error}");
+        }
+    }
+
+    #[test]
+    fn tls_is_configured_as_a_whole() {
+        let file = file(
+            "tls_key_file = 'a'\ntls_client_required = true\ntrust_domain = 'A'\netcd_cert_file = 'b'",
+        );
+        let none = Flags { listen: None };
+        let error = load(ControlPlane::default(), Some(file.path()), &none);
+        let error = error.unwrap_err().to_string();
+        for problem in [
+            "tls_key_file: needs tls_cert_file",
+            "tls_client_required: needs tls_client_ca_file",
+            "trust_domain: must",
+            "etcd_cert_file: needs etcd_key_file",
         ] {
             assert!(error.contains(problem), "{problem} is missing in {error}");
         }

@@ -1,15 +1,15 @@
 //! Key files: 32 random bytes that seal secrets, kept apart from what they seal, and API keys. Nobody but their owner may
-//! read them.
+//! read them; where somebody else owns them, as Kubernetes does what it mounts, our group may.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, ErrorKind, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
-use anyhow::{Context as _, bail, ensure};
-use hookfleet_gateway::auth::key::ApiKey;
+use anyhow::{Context as _, bail};
+use hookfleet_gateway::{auth::key::ApiKey, tls::files::read_private};
 use zeroize::Zeroizing;
 
 /// Reads the key, or makes one if there is no file.
@@ -70,11 +70,5 @@ fn create(path: &Path) -> io::Result<File> {
 /// Reads a file that nobody else can read.
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let context = || format!("cannot read the key file {}", path.display());
-    let metadata = fs::metadata(path).with_context(context)?;
-    ensure!(
-        metadata.permissions().mode() & 0o077 == 0,
-        "the key file {} can be read by others; `chmod 600` it",
-        path.display()
-    );
-    fs::read(path).with_context(context)
+    read_private(path).with_context(context)
 }

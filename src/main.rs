@@ -6,11 +6,15 @@ mod client;
 mod command;
 mod config;
 mod demo;
+mod issuers;
 mod key_file;
+mod limits;
 mod output;
 mod process;
 mod running;
 mod telemetry;
+mod tls;
+mod verification;
 
 use std::process::ExitCode;
 

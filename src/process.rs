@@ -1,7 +1,12 @@
 //! Running processes: what a standalone server, a control plane and an agent are made of, and how
 //! they end.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use hookfleet_contract::{event::Limits, target::Rules};
@@ -12,16 +17,27 @@ use hookfleet_control_plane::{
 use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
-    auth::Auth, clock::Clock, peers::Authorization, readiness::Readiness, services::Services,
+    audit::Audit,
+    auth::Auth,
+    clock::Clock,
+    limits::limiter::Limiter,
+    peers::{Authorization, Dialer},
+    readiness::Readiness,
+    services::Services,
+    tls::{files::Files, peer::PeerTls},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
 use crate::{
     access::{self, Access},
-    config, key_file,
+    config, issuers, key_file,
     running::{Parts, Running, SUBSCRIPTIONS},
+    tls,
 };
+
+/// Any port that only this machine reaches.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The condition of readiness of a control plane.
 const STORE: &str = hookfleet_control_plane::config::CONDITION;
@@ -38,9 +54,15 @@ impl Standalone {
             listen,
             data_dir,
             authentication,
+            verification,
+            issuers,
+            tls,
+            audit_dir,
+            limits,
             delivery,
         } = config;
         create(&data_dir)?;
+        let secure = tls.server()?;
         let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
         let store = Embedded::open(data_dir.join("control-plane"), Retention::default());
         let store: Arc<dyn Store> = Arc::new(store.await.context("cannot open the store")?);
@@ -52,6 +74,15 @@ impl Standalone {
             rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
             readiness.clone(),
         );
+        let mut settings = verification.rules();
+        // On one machine that is who calls.
+        settings
+            .origin
+            .get_or_insert_with(|| "localhost".to_owned());
+        let control_plane = hookfleet_control_plane::Config {
+            verification: settings,
+            ..control_plane
+        };
         let control_plane = ControlPlane::start(control_plane).await?;
         let access = if authentication {
             Access::standalone(&control_plane, &data_dir.join("first.key")).await?
@@ -60,17 +91,37 @@ impl Standalone {
         };
         let identity =
             Identity::load_or_create(&data_dir, Some("standalone".parse()?), rand::random())?;
-        let own = format!("http://{address}");
+        // What the certificate names may not be this machine, so the parts of this process meet elsewhere.
+        let inner = match secure {
+            Some(_) => Some((bind(LOOPBACK, true).await?, Access::within())),
+            None => None,
+        };
+        let (meeting, authorization) = match &inner {
+            Some(((_, address), access)) => (*address, access.authorization.clone()),
+            None => (address, access.authorization),
+        };
         let member = Member {
             identity,
-            address: own.clone(),
+            address: tls.url(address),
             weight: 100,
             leaves: false,
-            authorization: access.authorization,
+            dialer: Dialer {
+                authorization,
+                tls: PeerTls::default(),
+            },
         };
-        let agent = build_agent(member, &[own], &data_dir, &delivery).await?;
+        let meeting = [format!("http://{meeting}")];
+        let limiter = limits.limiter(Some(&delivery));
+        let agent = build_agent(member, &meeting, &data_dir, &delivery, &limiter).await?;
+        let inner = inner.map(|((listener, _), access)| {
+            let services = Services::new(readiness.clone()).guarded(access.auth);
+            (listener, services.with(control_plane.sync_service()))
+        });
         let services = Services::new(readiness.clone())
-            .guarded(access.auth)
+            .guarded(issuers::trusted(access.auth, &issuers)?)
+            .audited(audit_log(&audit_dir, &data_dir).await?)
+            .limited(limiter)
+            .confirmed_to(control_plane.confirmations())
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
             .with(control_plane.subscription_service())
@@ -83,11 +134,14 @@ impl Standalone {
         let mut parts = Parts::new();
         parts.run_agent(agent, readiness);
         parts.run_control_plane(control_plane);
-        parts.serve(listener, services)?;
+        if let Some((listener, services)) = inner {
+            parts.serve(listener, None, services, limits.connections(open_files()))?;
+        }
+        parts.serve(listener, secure, services, limits.connections(open_files()))?;
         if delivery.allow_loopback_targets {
             tracing::warn!("callback URLs may be on loopback: this server is for one machine");
         }
-        let running = parts.running(address);
+        let running = parts.running(address, tls.url(address));
         // Whoever starts it may use it at once.
         ready.cancelled().await;
         Ok(running)
@@ -98,9 +152,20 @@ impl Standalone {
 pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Result<Running> {
     let sealing_key = key_file::load_or_create(&config.key_file)?;
     let agent_hold = Duration::from_secs(config.agent_hold_seconds);
-    let store = Etcd::connect(etcd::Config::new(config.etcd));
+    let secure = config.tls.server()?;
+    let mut etcd = etcd::Config::new(config.etcd);
+    etcd.tls = PeerTls::start(Files {
+        own: tls::pair(&config.etcd_cert_file, &config.etcd_key_file),
+        authorities: tls::named(&config.etcd_ca_file),
+    })
+    .context("cannot call etcd by TLS")?;
+    let store = Etcd::connect(etcd);
     let store: Arc<dyn Store> = Arc::new(store.await.context("cannot use etcd")?);
-    let (listener, address) = bind(config.listen, config.authentication).await?;
+    let (listener, address) = bind(
+        config.listen,
+        config.authentication || config.tls.tls_client_required,
+    )
+    .await?;
     let readiness = Readiness::new(&[STORE]);
     let control_plane = hookfleet_control_plane::Config::new(
         store,
@@ -110,27 +175,35 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     );
     let control_plane = hookfleet_control_plane::Config {
         agent_hold,
+        verification: config.verification.rules(),
         ..control_plane
     };
     let control_plane = ControlPlane::start(control_plane).await?;
     let access = if config.authentication {
         let (first, fleet) = (&config.first_key_file, &config.fleet_key_file);
-        Access::control_plane(&control_plane, first, fleet).await?
+        Access::control_plane(&control_plane, first, fleet, config.tls.shows_certificate()).await?
     } else {
         Access::open()
     };
     let services = Services::new(readiness)
-        .guarded(access.auth)
+        .guarded(issuers::trusted(access.auth, &config.issuers)?)
+        .audited(audit_log(&config.audit_dir, Path::new("")).await?)
+        .limited(config.limits.limiter(None))
+        .confirmed_to(control_plane.confirmations())
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
         .with(control_plane.subscription_service())
         .with(control_plane.fleet_service())
         .with(control_plane.sync_service())
-        .with(control_plane.delivery_service(access.authorization));
+        .with(control_plane.delivery_service(Dialer {
+            authorization: access.authorization,
+            tls: config.tls.peer()?,
+        }));
     let mut parts = Parts::new();
     parts.run_control_plane(control_plane);
-    parts.serve(listener, services)?;
-    Ok(parts.running(address))
+    let connections = config.limits.connections(open_files());
+    parts.serve(listener, secure, services, connections)?;
+    Ok(parts.running(address, config.tls.url(address)))
 }
 
 /// Starts an agent.
@@ -141,14 +214,19 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         id => Some(id.parse().context("agent_id")?),
     };
     let identity = Identity::load_or_create(&config.data_dir, agent_id, rand::random())?;
-    let (listener, address) = bind(config.listen, config.authentication).await?;
+    let secure = config.tls.server()?;
+    let (listener, address) = bind(
+        config.listen,
+        config.authentication || config.tls.tls_client_required,
+    )
+    .await?;
     let authorization = if config.authentication {
-        access::of_fleet(&config.fleet_key_file)?
+        access::of_fleet(&config.fleet_key_file, config.tls.shows_certificate())?
     } else {
         Authorization::default()
     };
     let advertise = match config.advertise {
-        it if it.is_empty() => format!("http://{address}"),
+        it if it.is_empty() => config.tls.url(address),
         it => it,
     };
     let readiness = Readiness::new(&[SUBSCRIPTIONS]);
@@ -157,13 +235,18 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         address: advertise,
         weight: config.weight,
         leaves: !config.keep_slots,
-        authorization,
+        dialer: Dialer {
+            authorization,
+            tls: config.tls.peer()?,
+        },
     };
+    let limiter = config.limits.limiter(Some(&config.delivery));
     let agent = build_agent(
         member,
         &config.control_plane,
         &config.data_dir,
         &config.delivery,
+        &limiter,
     )
     .await?;
     let auth = if config.authentication {
@@ -172,14 +255,17 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         Auth::off()
     };
     let services = Services::new(readiness.clone())
-        .guarded(auth)
+        .guarded(issuers::trusted(auth, &config.issuers)?)
+        .audited(audit_log(&config.audit_dir, &config.data_dir).await?)
+        .limited(limiter)
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());
     let mut parts = Parts::new();
     parts.run_agent(agent, readiness);
-    parts.serve(listener, services)?;
-    Ok(parts.running(address))
+    let connections = config.limits.connections(open_files());
+    parts.serve(listener, secure, services, connections)?;
+    Ok(parts.running(address, config.tls.url(address)))
 }
 
 /// What an agent is to its fleet.
@@ -189,8 +275,8 @@ struct Member {
     weight: u16,
     /// Others take its slots when it ends.
     leaves: bool,
-    /// What it shows other processes.
-    authorization: Authorization,
+    /// How it calls other processes.
+    dialer: Dialer,
 }
 
 async fn build_agent(
@@ -198,30 +284,28 @@ async fn build_agent(
     control_planes: &[String],
     data_dir: &Path,
     delivery: &config::Delivery,
+    limiter: &Limiter,
 ) -> anyhow::Result<Agent> {
     let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
-    let endpoint = |url: &String| {
-        let endpoint = tonic::transport::Endpoint::from_shared(url.clone());
-        endpoint.with_context(|| format!("{url} is not a URL"))
-    };
+    for url in control_planes {
+        let endpoint = member.dialer.endpoint(url);
+        endpoint.with_context(|| format!("{url} is not a URL"))?;
+    }
     let egress = Egress::new(hookfleet_egress::Config {
         policy: Policy {
             allow_loopback: delivery.allow_loopback_targets,
             ..Policy::default()
         },
         ca_files: delivery.ca_files.clone(),
-        ..hookfleet_egress::Config::default()
+        resolvers: delivery.name_servers.clone(),
     })?;
     let drain_timeout = Duration::from_secs(delivery.drain_seconds);
     let config = AgentConfig {
-        authorization: member.authorization,
+        dialer: member.dialer,
         identity: member.identity,
         address: member.address,
         weight: member.weight,
-        control_planes: control_planes
-            .iter()
-            .map(endpoint)
-            .collect::<Result<_, _>>()?,
+        control_planes: control_planes.to_vec(),
         data_dir: data_dir.to_owned(),
         sealing_key,
         egress,
@@ -232,14 +316,26 @@ async fn build_agent(
         drain_timeout,
         leave_timeout: member.leaves.then_some(drain_timeout),
         stream_lifetime: Duration::from_secs(delivery.stream_seconds),
+        limiter: limiter.clone(),
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
     Ok(built?)
 }
 
-/// Raises the limit of open files as far as it goes; attempts in flight have three quarters of it.
-fn affordable(max_in_flight: usize) -> usize {
+/// The audit log in a directory, which is in another unless it begins at the root.
+async fn audit_log(dir: &Path, within: &Path) -> anyhow::Result<Audit> {
+    if dir.as_os_str().is_empty() {
+        tracing::warn!("there is no audit log");
+        return Ok(Audit::off());
+    }
+    let dir = within.join(dir);
+    let opened = tokio::task::spawn_blocking(|| Audit::open(dir, Clock::system())).await?;
+    opened.context("cannot write the audit log")
+}
+
+/// Raises the limit of open files as far as it goes.
+fn open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -249,7 +345,12 @@ fn affordable(max_in_flight: usize) -> usize {
         Ok(()) => raised.current,
         Err(_) => limit.current,
     };
-    let files = current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX));
+    current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX))
+}
+
+/// Attempts in flight have three quarters of the open files.
+fn affordable(max_in_flight: usize) -> usize {
+    let files = open_files();
     let affordable = (files / 4 * 3).max(1);
     if affordable < max_in_flight {
         tracing::warn!(

@@ -5,9 +5,11 @@ use std::{net::SocketAddr, time::Duration};
 use hookfleet_control_plane::ControlPlane;
 use hookfleet_delivery_agent::app::Agent;
 use hookfleet_gateway::{
+    limits::connections::Connections,
     listener::{self, Lifetimes},
     readiness::Readiness,
     services::Services,
+    tls::server::ServerTls,
 };
 use tokio::{
     net::TcpListener,
@@ -21,6 +23,7 @@ use crate::output;
 /// Requests are short; streams are told to end.
 const LIFETIMES: Lifetimes = Lifetimes {
     connection: Duration::from_secs(30 * 60),
+    head: Duration::from_secs(10),
     drain: Duration::from_secs(5),
 };
 /// The condition of readiness that an agent keeps up to date.
@@ -31,6 +34,7 @@ pub(crate) const SUBSCRIPTIONS: &str = "subscriptions";
 pub(crate) struct Running {
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    url: String,
     shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -49,7 +53,7 @@ impl Running {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         // Whoever reads this may end it at once, and in order.
-        output::line(format_args!("listening on http://{}", self.address));
+        output::line(format_args!("listening on {}", self.url));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -103,11 +107,13 @@ impl Parts {
     pub(crate) fn serve(
         &mut self,
         listener: TcpListener,
+        tls: Option<ServerTls>,
         services: Services,
+        connections: Connections,
     ) -> anyhow::Result<()> {
         let router = services.into_router()?;
         self.add(async move |shutdown| {
-            listener::serve(listener, router, LIFETIMES, shutdown).await;
+            listener::serve(listener, tls, router, LIFETIMES, connections, shutdown).await;
             Ok(())
         });
         Ok(())
@@ -123,7 +129,8 @@ impl Parts {
         self.parts.push((shutdown, task));
     }
 
-    pub(crate) fn running(self, address: SocketAddr) -> Running {
+    /// All of them together, reached at `url`.
+    pub(crate) fn running(self, address: SocketAddr, url: String) -> Running {
         let shutdown = CancellationToken::new();
         let asked = shutdown.clone();
         let task = tokio::spawn(async move {
@@ -150,6 +157,7 @@ impl Parts {
         });
         Running {
             address,
+            url,
             shutdown,
             task,
         }

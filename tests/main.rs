@@ -7,6 +7,7 @@
     reason = "a failing test is a panic, and nobody calls these from outside"
 )]
 
+mod chaos;
 mod e2e;
 mod harness;
 mod simulation;

@@ -18,9 +18,10 @@ const CRATES: [&str; 7] = [
 ];
 
 /// Where decisions are made: no IO, no runtime, no clock.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "contract/src",
     "delivery-agent/src/core",
+    "delivery-agent/src/verification/agenda",
     "control-plane/src/model",
     "control-plane/src/placement",
     "control-plane/src/fleet.rs",

@@ -6,6 +6,7 @@
 //! - [`subscription`], [`target`], [`header`]: what may be subscribed.
 //! - [`mod@format`], [`signature`], [`request`]: the request.
 //! - [`response`], [`retry`]: what the answer means, and when the next attempt is due.
+//! - [`verification`]: whether callbacks are wanted at all.
 //! - [`seal`]: how secrets are kept. [`digest`]: whether two sides know the same.
 
 pub mod digest;
@@ -25,6 +26,7 @@ pub mod slot;
 pub mod subscription;
 pub mod target;
 pub mod time;
+pub mod verification;
 pub mod violation;
 
 #[cfg(test)]

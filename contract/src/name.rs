@@ -62,6 +62,8 @@ ids! {
     SubscriptionId,
     /// The id of an agent within its fleet.
     AgentId,
+    /// The id of a control plane within its fleet.
+    ControlPlaneId,
     /// The id of a key that callers prove themselves with.
     KeyId,
 }

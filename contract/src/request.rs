@@ -38,26 +38,46 @@ pub struct Trace {
     flags: u8,
 }
 
+/// What a signature covers besides the body, and where in a trace the request stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signing {
+    pub(crate) webhook_id: WebhookId,
+    pub(crate) trace: Trace,
+    pub(crate) span_id: [u8; 8],
+    pub(crate) now: Timestamp,
+}
+
 /// The headers of an attempt, but for `host` and `content-length`, which belong to the connection.
 #[must_use]
 pub fn headers(subscription: &Subscription, body: &Body, attempt: &Attempt) -> HeaderMap {
-    let own = |name| HeaderName::from_static(name);
+    let signing = Signing {
+        webhook_id: attempt.webhook_id,
+        trace: attempt.trace,
+        span_id: attempt.span_id,
+        now: attempt.now,
+    };
+    let mut headers = signed(subscription, body, &signing);
+    let delivery = attempt.delivery.to_string();
+    headers.insert(own("hookfleet-delivery-id"), text(&delivery));
+    headers.insert(own("hookfleet-attempt"), attempt.number.into());
+    extend_with_own(&mut headers, subscription);
+    headers
+}
+
+/// The headers that make a body a signed one.
+pub(crate) fn signed(subscription: &Subscription, body: &Body, signing: &Signing) -> HeaderMap {
     let mut headers =
         HeaderMap::with_capacity(16 + body.headers.len() + subscription.headers.len());
     headers.insert(header::CONTENT_TYPE, body.content_type.clone());
-    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    headers.insert(
-        header::ACCEPT_ENCODING,
-        HeaderValue::from_static("identity"),
-    );
-    headers.insert(own("webhook-id"), text(&attempt.webhook_id.to_string()));
-    headers.insert(own("webhook-timestamp"), attempt.now.unix_seconds().into());
+    say_who(&mut headers);
+    headers.insert(own("webhook-id"), text(&signing.webhook_id.to_string()));
+    headers.insert(own("webhook-timestamp"), signing.now.unix_seconds().into());
     let signature = signature::sign(
         &subscription.keys,
-        attempt.webhook_id,
-        attempt.now,
+        signing.webhook_id,
+        signing.now,
         &body.bytes,
-        attempt.now,
+        signing.now,
     );
     if let Some(signature) = signature {
         headers.insert(own("webhook-signature"), text(&signature));
@@ -65,20 +85,32 @@ pub fn headers(subscription: &Subscription, body: &Body, attempt: &Attempt) -> H
     headers.extend(body.headers.iter().cloned());
     headers.insert(
         own("traceparent"),
-        text(&attempt.trace.parent(attempt.span_id)),
+        text(&signing.trace.parent(signing.span_id)),
     );
+    headers
+}
+
+/// Adds the headers that say who asks and what is understood.
+pub(crate) fn say_who(headers: &mut HeaderMap) {
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    headers.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
+}
+
+/// Adds the headers that say which subscription it is, and those that its owner wants. What is there stays.
+pub(crate) fn extend_with_own(headers: &mut HeaderMap, subscription: &Subscription) {
     let name = subscription.name.to_string();
     headers.insert(own("hookfleet-subscription"), text(&name));
-    headers.insert(
-        own("hookfleet-delivery-id"),
-        text(&attempt.delivery.to_string()),
-    );
-    headers.insert(own("hookfleet-attempt"), attempt.number.into());
     for (name, value) in &subscription.headers {
         // Names were checked when the subscription was made; what is there stays, in any case.
         headers.entry(name).or_insert_with(|| value.clone());
     }
-    headers
+}
+
+fn own(name: &'static str) -> HeaderName {
+    HeaderName::from_static(name)
 }
 
 /// Texts that we make are visible ASCII.

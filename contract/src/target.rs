@@ -55,9 +55,14 @@ pub struct Rules {
 /// A URL that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    url: Url,
+    /// The URL. There is one for each subscription, so it is kept as a text, with what it is made of.
+    text: Box<str>,
     host: Host,
     port: u16,
+    /// It is not the scheme's.
+    has_own_port: bool,
+    /// Where the path begins.
+    path_at: u16,
 }
 
 /// Whom to call.
@@ -139,13 +144,36 @@ impl Target {
         }
         let port = url.port_or_known_default().unwrap_or_default();
         check_port(port, scheme, is_loopback)?;
-        Ok(Self { url, host, port })
+        let authority = &url[..url::Position::BeforePath];
+        let Ok(path_at) = u16::try_from(authority.len()) else {
+            return error(format!("may have {MAX_BYTES} bytes"));
+        };
+        Ok(Self {
+            text: url.as_str().into(),
+            host,
+            port,
+            has_own_port: url.port().is_some(),
+            path_at,
+        })
     }
 
     /// The URL as it is called.
     #[must_use]
     pub fn url(&self) -> &str {
-        self.url.as_str()
+        &self.text
+    }
+
+    /// The same with more at the end of its query.
+    #[must_use]
+    pub(crate) fn with_query(&self, pairs: &[(&str, &str)]) -> Self {
+        let separator = if self.text.contains('?') { '&' } else { '?' };
+        let pairs = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(pairs)
+            .finish();
+        Self {
+            text: format!("{}{separator}{pairs}", self.text).into(),
+            ..self.clone()
+        }
     }
 
     /// Whom to call.
@@ -163,28 +191,29 @@ impl Target {
     /// Whether TLS is spoken.
     #[must_use]
     pub fn is_https(&self) -> bool {
-        self.url.scheme() == "https"
+        self.text.starts_with("https:")
     }
 
     /// Scheme, host and port: what shares an endpoint's health.
     #[must_use]
     pub fn origin(&self) -> String {
-        format!("{}://{}:{}", self.url.scheme(), self.host, self.port)
+        let scheme = if self.is_https() { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.host, self.port)
     }
 
     /// The value of `host`: without the port if it is the scheme's.
     #[must_use]
     pub fn authority(&self) -> String {
-        match self.url.port() {
-            Some(port) => format!("{}:{port}", self.host),
-            None => self.host.to_string(),
+        match self.has_own_port {
+            true => format!("{}:{}", self.host, self.port),
+            false => self.host.to_string(),
         }
     }
 
     /// What stands in the request line.
     #[must_use]
     pub fn path_and_query(&self) -> &str {
-        &self.url[url::Position::BeforePath..url::Position::AfterQuery]
+        &self.text[usize::from(self.path_at)..]
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use hookfleet_contract::seal::Sealer;
+use hookfleet_contract::{seal::Sealer, verification::VALIDITY};
 use hookfleet_gateway::{
-    auth::keyring::Keyring, page::Pages, peers::Authorization, readiness::Readiness,
+    auth::keyring::Keyring, page::Pages, peers::Dialer, readiness::Readiness, verification::Confirm,
 };
 use hookfleet_proto::{
     fleet::{
-        StoredCluster, SuspendReport,
+        StoredCluster,
         sync_service_server::{SyncService, SyncServiceServer},
     },
     v1::{
@@ -25,8 +25,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        Api, creation::Leases, delivery::Deliveries, fleet::Agents, key::Keys,
-        subscription::Subscriptions, sync::Sync, tenant::Tenants,
+        Api,
+        creation::{self, Leases},
+        delivery::Deliveries,
+        fleet::Agents,
+        key::Keys,
+        subscription::Subscriptions,
+        sync::Sync,
+        tenant::Tenants,
     },
     bootstrap::{self, Bootstrap, FirstKeys},
     cache::{Cache, era, guard::Guarded},
@@ -36,8 +42,8 @@ use crate::{
     random, reconciler,
     store::{self, Outcome, Store, Txn},
     sync::{
+        reports::{self, Report, Reports},
         server::Server,
-        suspensions::{self, Suspensions},
     },
     vault::{Place, Vault},
 };
@@ -79,7 +85,7 @@ pub enum Error {
 pub struct ControlPlane {
     api: Arc<Api>,
     server: Arc<Server>,
-    reports: mpsc::Receiver<SuspendReport>,
+    reports: mpsc::Receiver<Report>,
     readiness: Readiness,
     agent_hold: Duration,
     audit_period: Duration,
@@ -115,14 +121,16 @@ impl ControlPlane {
             rules: config.target_rules,
             slot_count,
             max_subscriptions: config.max_subscriptions_per_tenant,
-            leases: Leases::default(),
+            leases: Leases::new(creation::KEPT),
+            verification: config.verification,
+            confirmations: Leases::new(VALIDITY),
         });
-        let (suspensions, reports) = Suspensions::new();
+        let (reporting, reports) = Reports::new();
         let draining = CancellationToken::new();
         let server = Server::new(
             Arc::clone(&api),
             config.heartbeat,
-            suspensions,
+            reporting,
             draining.clone(),
         );
         Ok(Self {
@@ -149,6 +157,12 @@ impl ControlPlane {
         &self,
     ) -> SubscriptionServiceServer<impl SubscriptionService + use<>> {
         SubscriptionServiceServer::new(Subscriptions(Arc::clone(&self.api)))
+    }
+
+    /// Who learns of confirmations, for a listener that receivers reach.
+    #[must_use]
+    pub fn confirmations(&self) -> impl Confirm + use<> {
+        Subscriptions(Arc::clone(&self.api))
     }
 
     /// `FleetService`, for a listener.
@@ -188,14 +202,14 @@ impl ControlPlane {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// `DeliveryService` for the whole fleet, for a listener that has no agent's own. Agents are called with
-    /// `authorization`.
+    /// `DeliveryService` for the whole fleet, for a listener that has no agent's own. Agents are called by
+    /// `dialer`.
     #[must_use]
     pub fn delivery_service(
         &self,
-        authorization: Authorization,
+        dialer: Dialer,
     ) -> DeliveryServiceServer<impl DeliveryService + use<>> {
-        let deliverers = Deliverers::new(Arc::clone(&self.api), authorization);
+        let deliverers = Deliverers::new(Arc::clone(&self.api), dialer);
         DeliveryServiceServer::new(Deliveries(deliverers))
     }
 
@@ -242,7 +256,7 @@ impl ControlPlane {
             () = following => {}
             () = telling => {}
             never = keyring::run(Arc::clone(&api), keyring) => match never {},
-            () = suspensions::run(api, reports) => {}
+            () = reports::run(api, reports) => {}
         }
         readiness.set(CONDITION, false);
         // Another one places slots from here on.

@@ -19,6 +19,8 @@ pub struct Config {
     pub sealing_key: [u8; 32],
     /// Which callback URLs are accepted.
     pub target_rules: Rules,
+    /// What receivers are told when they are asked whether they want callbacks, and whether they must be.
+    pub verification: Verification,
     /// Is told of [`CONDITION`].
     pub readiness: Readiness,
     /// How many slots a new cluster gets; an existing one keeps what it has.
@@ -35,6 +37,18 @@ pub struct Config {
     pub clock: Clock,
 }
 
+/// With what, and whether, callback URLs are verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// The DNS name that calls, for `WebHook-Request-Origin`.
+    pub origin: Option<String>,
+    /// What the URLs begin with that receivers confirm by: where the control planes are reached from outside,
+    /// `https://host` without a slash at the end.
+    pub public_url: Option<String>,
+    /// Nobody is called who has not agreed.
+    pub is_required: bool,
+}
+
 impl Config {
     /// A configuration with the defaults of everything that has one.
     #[must_use]
@@ -48,6 +62,7 @@ impl Config {
             store,
             sealing_key,
             target_rules,
+            verification: Verification::default(),
             readiness,
             slot_count: DEFAULT_SLOT_COUNT,
             max_subscriptions_per_tenant: 100_000,
@@ -65,6 +80,7 @@ impl fmt::Debug for Config {
             .field("store", &self.store)
             .field("sealing_key", &"***")
             .field("target_rules", &self.target_rules)
+            .field("verification", &self.verification)
             .field("slot_count", &self.slot_count)
             .field(
                 "max_subscriptions_per_tenant",

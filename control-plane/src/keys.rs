@@ -74,6 +74,11 @@ pub(crate) fn request(id: Uuid) -> String {
     format!("request/{id}")
 }
 
+/// The key of what a confirmation confirms, by the digest of its own key.
+pub(crate) fn confirmation(digest: &str) -> String {
+    format!("confirmation/{digest}")
+}
+
 /// The key of an agent.
 pub(crate) fn agent(id: &AgentId) -> String {
     format!("{AGENTS}{id}")
@@ -150,6 +155,7 @@ mod tests {
         for other in [
             CLUSTER,
             "request/x",
+            "confirmation/00",
             "subscription/zz",
             "subscription/0001/-/s",
             "tenant/A",

@@ -9,7 +9,7 @@ use hookfleet_contract::{
 };
 use hookfleet_gateway::{
     page::Pages,
-    peers::{Authorization, Peer, Peers},
+    peers::{Dialer, Peer, Peers},
     status::ApiError,
 };
 use hookfleet_proto::fleet::StoredAgent;
@@ -35,10 +35,10 @@ pub(crate) struct Deliverer {
 }
 
 impl Deliverers {
-    pub(crate) fn new(api: Arc<Api>, authorization: Authorization) -> Self {
+    pub(crate) fn new(api: Arc<Api>, dialer: Dialer) -> Self {
         Self {
             api,
-            peers: Peers::new(authorization),
+            peers: Peers::new(dialer),
         }
     }
 

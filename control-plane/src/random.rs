@@ -1,6 +1,6 @@
 //! The only file of the control plane that draws random numbers for what it makes: ids, nonces, secrets.
 
-use hookfleet_contract::signature::Secret;
+use hookfleet_contract::{signature::Secret, verification::key::Key};
 use hookfleet_gateway::auth::key::ApiKey;
 use hookfleet_proto::v1::SignatureAlgorithm;
 use uuid::Uuid;
@@ -39,6 +39,11 @@ pub(crate) fn secret(algorithm: SignatureAlgorithm) -> Secret {
             Secret::generate_hmac(rand::random())
         }
     }
+}
+
+/// A new key for whoever confirms that callbacks are wanted.
+pub(crate) fn confirmation() -> Key {
+    Key::new(rand::random())
 }
 
 /// A new key for a caller.

@@ -3,21 +3,22 @@
 //! **Invariant:** no secret is in a stored form in clear.
 
 use hookfleet_contract::{
-    name::{KeyId, KeyName, SubscriptionName},
-    signature::Key,
+    name::{KeyId, KeyName, SubscriptionName, TenantId},
+    signature,
     time::Timestamp,
+    verification::key::Key,
 };
 use hookfleet_gateway::auth::key::{ApiKey, Digest};
 use hookfleet_proto::{
     fleet::{
         KeyDigest, KeySpec, StoredApiKey, StoredDigest, StoredHeaderValue, StoredKey,
-        StoredSubscription, StoredTenant,
+        StoredSubscription, StoredTenant, StoredVerification,
     },
     v1::{self, SigningKey, subscription::State},
 };
 
 use crate::{
-    model::subscription::Subscription,
+    model::subscription::{Confirmation, Subscription, Verification},
     store::Revision,
     vault::{Place, Vault},
 };
@@ -76,11 +77,55 @@ pub(crate) fn seal(
             vault.seal(place, key.secret.reveal().as_bytes())
         },
     });
+    let verification = subscription.verification.as_ref();
+    let verification = verification.map(|it| seal_verification(vault, tenant, it));
     StoredSubscription {
         keys: keys.collect(),
         header_values,
+        verification,
         subscription: Some(subscription.resource),
     }
+}
+
+fn seal_verification(
+    vault: &Vault,
+    tenant: &TenantId,
+    verification: &Verification,
+) -> StoredVerification {
+    let place = Place::Confirmation {
+        tenant,
+        id: &verification.id,
+    };
+    let confirmation = verification.confirmation.as_ref();
+    StoredVerification {
+        id: verification.id.clone(),
+        origin: verification.origin.clone(),
+        sealed_key: confirmation.map_or_else(Vec::new, |it| vault.seal(place, it.key.as_bytes())),
+        public_url: confirmation.map_or_else(String::new, |it| it.public_url.clone()),
+    }
+}
+
+fn open_verification(
+    vault: &Vault,
+    tenant: &TenantId,
+    stored: StoredVerification,
+) -> Option<Verification> {
+    let place = Place::Confirmation {
+        tenant,
+        id: &stored.id,
+    };
+    let confirmation = match stored.sealed_key.as_slice() {
+        [] => None,
+        sealed => Some(Confirmation {
+            key: Key::new(vault.open(place, sealed).ok()?.try_into().ok()?),
+            public_url: stored.public_url,
+        }),
+    };
+    Some(Verification {
+        confirmation,
+        id: stored.id,
+        origin: stored.origin,
+    })
 }
 
 /// Opens a subscription.
@@ -120,7 +165,7 @@ pub(crate) fn open(
             key_id: &key.key_id,
         };
         let secret = vault.open_text(place, &stored.sealed_secret).ok()?;
-        Some(Key {
+        Some(signature::Key {
             secret: secret.parse().ok()?,
             id: key.key_id,
             create_time: key.create_time.map(Timestamp::from).unwrap_or_default(),
@@ -130,7 +175,15 @@ pub(crate) fn open(
     let keys = keys
         .collect::<Option<_>>()
         .ok_or_else(|| unreadable("a signing key"))?;
-    Ok(Subscription { resource, keys })
+    let verification = stored.verification.map(|stored| {
+        let opened = open_verification(vault, tenant, stored);
+        opened.ok_or_else(|| unreadable("the key of its verification"))
+    });
+    Ok(Subscription {
+        verification: verification.transpose()?,
+        resource,
+        keys,
+    })
 }
 
 /// A subscription as callers see it. Nothing has to be opened for that.

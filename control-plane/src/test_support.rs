@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,6 +28,7 @@ pub struct TestEtcd {
     dir: TempDir,
     endpoint: String,
     arguments: Vec<String>,
+    tls: Option<TlsOptions>,
     server: Option<Child>,
 }
 
@@ -37,7 +38,46 @@ impl TestEtcd {
     /// # Panics
     /// When there is no `etcd` on the path, or it does not start.
     pub async fn start() -> Self {
-        let mut members = Self::cluster(1).await;
+        Self::start_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Starts a cluster of one at an address, for processes in other networks.
+    ///
+    /// # Panics
+    /// As [`TestEtcd::start`] does.
+    pub async fn start_on(host: Ipv4Addr) -> Self {
+        let mut members = Self::cluster_on(host, 1).await;
+        members.remove(0)
+    }
+
+    /// Starts a cluster of one that is called by TLS, with certificates of this authority only. It shows `certificate`
+    /// itself, which must be good for 127.0.0.1, and for clients too.
+    ///
+    /// # Panics
+    /// When there is no `etcd` on the path, or it does not start.
+    pub async fn start_secure(authority: &Path, certificate: &Path, key: &Path) -> Self {
+        let read = |path| fs::read(path).expect("a PEM file");
+        let tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(read(authority)))
+            .identity(Identity::from_pem(read(certificate), read(key)));
+        let secure = |mut member: Self| {
+            for argument in &mut member.arguments {
+                if argument.contains("client-urls=") {
+                    *argument = argument.replace("http://", "https://");
+                }
+            }
+            member.endpoint = member.endpoint.replace("http://", "https://");
+            let file = |name, path: &Path| format!("--{name}={}", path.display());
+            member.arguments.extend([
+                "--client-cert-auth".to_owned(),
+                file("trusted-ca-file", authority),
+                file("cert-file", certificate),
+                file("key-file", key),
+            ]);
+            member.tls = Some(tls.clone());
+            member
+        };
+        let mut members = Self::start_all(Ipv4Addr::LOCALHOST, 1, secure).await;
         members.remove(0)
     }
 
@@ -46,9 +86,22 @@ impl TestEtcd {
     /// # Panics
     /// When there is no `etcd` on the path, or it does not start.
     pub async fn cluster(n_members: usize) -> Vec<Self> {
+        Self::cluster_on(Ipv4Addr::LOCALHOST, n_members).await
+    }
+
+    async fn cluster_on(host: Ipv4Addr, n_members: usize) -> Vec<Self> {
+        Self::start_all(host, n_members, |member| member).await
+    }
+
+    async fn start_all(
+        host: Ipv4Addr,
+        n_members: usize,
+        adapt: impl Fn(Self) -> Self,
+    ) -> Vec<Self> {
         let mut log = String::new();
         for _ in 0..STARTS {
-            let mut members = Self::describe(n_members);
+            let members = Self::describe(host, n_members).into_iter();
+            let mut members: Vec<_> = members.map(&adapt).collect();
             members.iter_mut().for_each(Self::spawn);
             let mut ready = true;
             for member in &mut members {
@@ -62,7 +115,7 @@ impl TestEtcd {
         panic!("etcd did not start:\n{log}");
     }
 
-    /// The address for clients, `http://127.0.0.1:port`; the same after a restart.
+    /// The address for clients, `http://host:port`; the same after a restart.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
@@ -140,6 +193,37 @@ impl TestEtcd {
         self.dir.path().join("data")
     }
 
+    /// Whether this member leads its cluster, as far as it can tell.
+    pub async fn is_leader(&self) -> bool {
+        let asked = timeout(Duration::from_secs(1), async {
+            let client = Client::connect([&self.endpoint], None).await?;
+            client.maintenance_client().status().await
+        });
+        let own = |status: &etcd_client::StatusResponse| {
+            let id = status.header().map(etcd_client::ResponseHeader::member_id);
+            id == Some(status.leader())
+        };
+        matches!(asked.await, Ok(Ok(status)) if own(&status))
+    }
+
+    /// Forgets everything but the latest of each key: whoever watches from before is told that it is too late.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn compact(&self) {
+        let client = Client::connect([&self.endpoint], None)
+            .await
+            .expect("an etcd that answers");
+        let found = client
+            .kv_client()
+            .get("ready", None)
+            .await
+            .expect("an etcd that answers");
+        let revision = found.header().expect("a header").revision();
+        let compacted = client.kv_client().compact(revision, None).await;
+        compacted.expect("the revision is the latest");
+    }
+
     /// Freezes the server: connections stay, nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
@@ -150,20 +234,20 @@ impl TestEtcd {
         self.signal(Signal::CONT);
     }
 
-    fn describe(n_members: usize) -> Vec<Self> {
-        let ports = free_ports(n_members * 2);
+    fn describe(host: Ipv4Addr, n_members: usize) -> Vec<Self> {
+        let ports = free_ports(host, n_members * 2);
         let (clients, peers) = ports.split_at(n_members);
         let cluster: Vec<_> = peers
             .iter()
             .enumerate()
-            .map(|(member, port)| format!("member{member}=http://127.0.0.1:{port}"))
+            .map(|(member, port)| format!("member{member}=http://{host}:{port}"))
             .collect();
         let members = clients.iter().zip(peers).enumerate();
         members
             .map(|(member, (client, peer))| {
                 let dir = TempDir::new().expect("a temporary directory");
-                let endpoint = format!("http://127.0.0.1:{client}");
-                let peer = format!("http://127.0.0.1:{peer}");
+                let endpoint = format!("http://{host}:{client}");
+                let peer = format!("http://{host}:{peer}");
                 let arguments = vec![
                     format!("--name=member{member}"),
                     format!("--data-dir={}", dir.path().join("data").display()),
@@ -178,6 +262,7 @@ impl TestEtcd {
                     dir,
                     endpoint,
                     arguments,
+                    tls: None,
                     server: None,
                 }
             })
@@ -209,7 +294,10 @@ impl TestEtcd {
             if self.server.as_mut().is_none_or(ended) {
                 return false;
             }
-            let options = ConnectOptions::new().with_connect_timeout(READY);
+            let mut options = ConnectOptions::new().with_connect_timeout(READY);
+            if let Some(tls) = self.tls.clone() {
+                options = options.with_tls(tls);
+            }
             let asked = timeout(Duration::from_secs(1), async {
                 let client = Client::connect([&self.endpoint], Some(options)).await?;
                 client.kv_client().get("ready", None).await
@@ -243,8 +331,8 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.is_ok_and(|it| it.success()), "the data are copied");
 }
 
-fn free_ports(n: usize) -> Vec<u16> {
-    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+fn free_ports(host: Ipv4Addr, n: usize) -> Vec<u16> {
+    let bind = |_| TcpListener::bind((host, 0)).expect("a free port");
     // All at once, so that none is given twice.
     let listeners: Vec<_> = (0..n).map(bind).collect();
     let ports = listeners.iter().map(|listener| listener.local_addr());

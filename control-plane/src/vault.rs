@@ -29,6 +29,8 @@ pub(crate) enum Place<'a> {
         uid: &'a str,
         name: &'a str,
     },
+    /// The key that confirms a verification.
+    Confirmation { tenant: &'a TenantId, id: &'a str },
     /// What is kept of the secret of a caller's key.
     ApiKey(&'a KeyId),
     /// The digest of a request.
@@ -74,6 +76,7 @@ impl Place<'_> {
                 let name = name.to_ascii_lowercase();
                 format!("subscription|{tenant}|{uid}|header/{name}")
             }
+            Self::Confirmation { tenant, id } => format!("confirmation|{tenant}|{id}"),
             Self::ApiKey(id) => format!("api-key|{id}"),
             Self::Request(id) => format!("request|{id}"),
             Self::Cluster(id) => format!("cluster|{id}"),

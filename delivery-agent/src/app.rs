@@ -18,25 +18,25 @@ use crate::{
     callback::Caller,
     clock::Clock,
     config::Config,
-    directory::Directory,
     drain::Drain,
     driver::{self, Driver},
     history::{self, History},
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal},
+    known::Known,
     leftovers,
     relay::{
         self, Relay,
         courier::Courier,
         handover::{HandOver, Handed, Lot},
-        parking::{PARKED, Parked},
+        parking::Parked,
     },
-    slots::Slots,
     sync::{
         client::{self, Client},
-        mirror::Mirror,
+        saver::Saver,
         snapshot,
     },
+    verification::{self, Verifier},
 };
 
 /// How long a started agent waits for the control plane before it goes by its snapshot.
@@ -82,6 +82,7 @@ pub struct Agent {
     deliveries: Deliveries,
     driver: Driver,
     client: Client,
+    verifier: Verifier,
     leftovers: leftovers::Watcher,
     keyring: Keyring,
     drain: Option<(Drain, Duration)>,
@@ -129,29 +130,20 @@ impl Agent {
             accepted_sender,
         )?;
         recovered.report();
+        let snapshots = snapshot::Store::open(database.clone(), sealer.clone());
+        let snapshots = snapshots.map_err(Error::Database)?;
         let history = History::open(database, clock.now(), journal.clone())?;
 
-        let directory = Directory::default();
-        let slots = Slots::default();
-        let snapshots = snapshot::Store::new(&config.data_dir, sealer.clone());
-        let saved = snapshots.load();
-        let has_snapshot = saved.is_some();
-        let (mirror, restored) = match saved {
-            Some(saved) => Mirror::restore(saved, config.target_rules.clone()),
-            None => (Mirror::new(config.target_rules.clone()), Default::default()),
-        };
-        let effects = directory.apply(restored.changes);
-        let mut waiting = recovered.pending.iter().map(|it| it.queue.subscription);
-        let has_strangers =
-            waiting.any(|uid| uid != PARKED && directory.subscription(&uid).is_none());
-        let keyring = Keyring::default();
-        keyring.apply(restored.keys);
-        if has_snapshot {
-            keyring.set_complete();
-        }
-        if let Some(table) = restored.slot_table {
-            slots.set(table);
-        }
+        let known = Known::load(&snapshots, config.target_rules).map_err(Error::Database)?;
+        let has_strangers = known.lacks_any(&recovered.pending);
+        let Known {
+            has_snapshot,
+            mirror,
+            directory,
+            effects,
+            slots,
+            keyring,
+        } = known;
 
         let ingest = Ingest {
             agent_id: config.identity.agent_id.to_string(),
@@ -162,7 +154,7 @@ impl Agent {
             limits: config.event_limits,
             clock,
         };
-        let relay = Relay::new(slots.clone(), config.authorization.clone());
+        let relay = Relay::new(slots.clone(), config.dialer.clone());
         let (lots_sender, lots) = mpsc::unbounded_channel();
         let (handed_sender, handed) = mpsc::unbounded_channel();
         let handover = HandOver {
@@ -172,6 +164,16 @@ impl Agent {
             journal: journal.clone(),
             relay: relay.clone(),
         };
+        let (verifier, verifier_handle, verifications) = Verifier::new(
+            verification::Config {
+                agent_id: config.identity.agent_id.to_string(),
+                slots: slots.clone(),
+                directory: directory.clone(),
+                egress: config.egress.clone(),
+                clock,
+            },
+            &effects,
+        );
         let (suspensions_sender, suspensions) = mpsc::unbounded_channel();
         let (driver, handle) = Driver::new(
             driver::Config {
@@ -224,7 +226,7 @@ impl Agent {
         });
         let client = Client::new(client::Config {
             control_planes: config.control_planes,
-            authorization: config.authorization,
+            dialer: config.dialer,
             identity: client::Identity {
                 agent_id: config.identity.agent_id.to_string(),
                 incarnation: format!("{:032x}", rand::random::<u128>()),
@@ -233,11 +235,13 @@ impl Agent {
             },
             mirror,
             has_strangers,
-            snapshots,
+            saver: Saver::new(snapshots),
             keyring: keyring.clone(),
             directory,
             slots,
             driver: handle,
+            verifier: verifier_handle,
+            verifications,
             suspensions,
             leftovers,
             draining: asked,
@@ -249,10 +253,17 @@ impl Agent {
             relay: relay.clone(),
         };
         Ok(Self {
-            publisher: Publisher::new(ingest, relay, stages.clone(), config.stream_lifetime),
+            publisher: Publisher::new(
+                ingest,
+                relay,
+                stages.clone(),
+                config.stream_lifetime,
+                config.limiter,
+            ),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
             client,
+            verifier,
             leftovers: watcher,
             keyring,
             drain,
@@ -311,6 +322,7 @@ impl Agent {
         let Self {
             driver,
             client,
+            verifier,
             leftovers,
             drain,
             handover,
@@ -335,6 +347,7 @@ impl Agent {
             }
         });
         let looking = tokio::spawn(leftovers.run());
+        let verifying = tokio::spawn(verifier.run());
         let handing = tokio::spawn(handover.run(lots, handed));
         let expiring = tokio::spawn(expire(history.clone(), clock));
         let stop = CancellationToken::new();
@@ -358,6 +371,7 @@ impl Agent {
         boot.abort();
         expiring.abort();
         looking.abort();
+        verifying.abort();
         handing.abort();
         // A disk that failed is not waited for.
         ended?;

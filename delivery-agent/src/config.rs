@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use hookfleet_contract::{event::Limits, target::Rules};
 use hookfleet_egress::Egress;
-use hookfleet_gateway::peers::Authorization;
-use tonic::transport::Endpoint;
+
+use hookfleet_gateway::{limits::limiter::Limiter, peers::Dialer};
 
 use crate::identity::Identity;
 
@@ -14,14 +14,14 @@ use crate::identity::Identity;
 pub struct Config {
     /// Who it is.
     pub identity: Identity,
-    /// Where publishers reach it: `http://host:port`.
+    /// Where publishers reach it: `http://host:port`, or `https`.
     pub address: String,
     /// Its share of the slots, beside the weights of other agents.
     pub weight: u16,
-    /// What it shows other processes.
-    pub authorization: Authorization,
-    /// Control planes, tried in turn.
-    pub control_planes: Vec<Endpoint>,
+    /// How it calls other processes.
+    pub dialer: Dialer,
+    /// Control planes, tried in turn: `http://host:port`, or `https`.
+    pub control_planes: Vec<String>,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
     /// Seals the snapshot and page tokens; kept outside `data_dir`'s backups.
@@ -42,4 +42,6 @@ pub struct Config {
     pub leave_timeout: Option<Duration>,
     /// How long a publisher's stream may last, give or take a fifth.
     pub stream_lifetime: Duration,
+    /// Counts what tenants publish.
+    pub limiter: Limiter,
 }

@@ -69,16 +69,21 @@ impl Drain {
         if self.leftovers.wait_for(is_gone).await.is_err() {
             return false;
         }
-        // What is parked here for others goes too, and no more of it comes.
+        // What is parked here for others goes too, before publishers are sent to where its successors may pass it.
+        self.emptied().await;
         self.closed.cancel();
         self.publishes.close();
         self.publishes.wait().await;
         // The driver has heard of everything that they left here once it answers.
         drop(self.driver.tenants(self.journal.stats().next_seq).await);
+        self.emptied().await;
+        true
+    }
+
+    async fn emptied(&self) {
         while !self.is_empty() {
             sleep(PERIOD).await;
         }
-        true
     }
 
     /// Waits until every slot has another owner; returns the version of the table that says so.

@@ -4,13 +4,14 @@
 //!
 //! - [`api`]: the gRPC services.
 //! - [`ingest`]: whose an event is, whether it is well-formed, whom it matches.
-//! - [`directory`], [`slots`]: what is known of tenants, subscriptions and owners.
+//! - [`directory`], [`slots`]: what is known of tenants, subscriptions and owners; [`known`]: at the start.
 //! - [`journal`]: the durable log.
 //! - [`core`]: decides which delivery is attempted when. Pure.
 //! - [`driver`]: the only place where the core meets effects.
 //! - [`callback`]: one attempt.
 //! - [`history`]: what became of events.
 //! - [`relay`]: events on their way to the agents that own their slots.
+//! - [`verification`]: asking receivers whether they want callbacks.
 //! - [`leftovers`]: what is still here of slots that other agents own.
 //! - [`drain`]: how the agent leaves.
 //! - [`sync`]: what the control plane says, and the snapshot of it.
@@ -31,7 +32,9 @@ pub mod history;
 pub mod identity;
 pub mod ingest;
 pub mod journal;
+pub mod known;
 pub mod leftovers;
 pub mod relay;
 pub mod slots;
 pub mod sync;
+pub mod verification;

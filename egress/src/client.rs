@@ -11,18 +11,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hookfleet_contract::response::TransportError;
+use http::Method;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
     address::Policy,
     connect::Connector,
     connection::Connection,
-    exchange::{Exchange, Failure, Request, Response, chain},
+    exchange::{Exchange, Failure, Purpose, Request, Response, chain},
     pool::{Key, Pool},
     resolve::Resolver,
 };
@@ -36,6 +37,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_KEPT_BYTES: usize = 1 << 10;
 /// How long a receiver that refuses may take to read the rest of its request.
 const SETTLE_TIMEOUT: Duration = Duration::from_millis(100);
+/// What cannot be reached takes whole steps of this, so that how long it took does not tell a name that is not there from
+/// one that may not be called.
+const UNREACHABLE_STEP: Duration = Duration::from_millis(100);
 /// How often idle connections and answers of names are looked through, and this machine's addresses
 /// listed.
 const SWEEP_PERIOD: Duration = Duration::from_secs(15);
@@ -97,15 +101,34 @@ impl Egress {
         })))
     }
 
-    /// Makes one POST.
+    /// Delivers: makes one POST.
     ///
     /// # Cancel safety
     /// Dropping the future closes its connection; whether the receiver got the request is unknown.
     pub async fn post(&self, request: Request) -> Exchange {
+        self.exchange(request, Purpose::Delivery).await
+    }
+
+    /// Asks a receiver something, and keeps what it answers.
+    ///
+    /// # Cancel safety
+    /// As [`Egress::post`].
+    pub async fn ask(&self, method: Method, request: Request) -> Exchange {
+        self.exchange(request, Purpose::Question(method)).await
+    }
+
+    async fn exchange(&self, request: Request, purpose: Purpose) -> Exchange {
         self.sweep();
         let started = Instant::now();
         let mut address = None;
-        let result = self.attempt(request, started, &mut address).await;
+        let result = self.attempt(request, &purpose, started, &mut address).await;
+        if let Err(failure) = &result
+            && failure.error == TransportError::TargetUnreachable
+        {
+            let n_steps = started.elapsed().as_millis() / UNREACHABLE_STEP.as_millis() + 1;
+            let steps = UNREACHABLE_STEP * u32::try_from(n_steps).unwrap_or(1);
+            sleep_until(started + steps).await;
+        }
         Exchange {
             result,
             duration: started.elapsed(),
@@ -116,28 +139,31 @@ impl Egress {
     async fn attempt(
         &self,
         request: Request,
+        purpose: &Purpose,
         started: Instant,
         address: &mut Option<SocketAddr>,
     ) -> Result<Response, Failure> {
         let deadline = started + request.timeout;
         let key = Key::new(request.tenant.clone(), &request.target);
-        let answered = timeout_at(deadline, self.send(request, &key, address)).await;
+        let answered = self.send(request, purpose, &key, address);
+        let answered = timeout_at(deadline, answered).await;
         let (response, connection) = answered.unwrap_or_else(|_| {
             Err(Failure::new(TransportError::Timeout, "no response in time"))
         })?;
-        self.read(response, connection, key).await
+        self.read(response, purpose, connection, key).await
     }
 
     async fn send(
         &self,
         request: Request,
+        purpose: &Purpose,
         key: &Key,
         address: &mut Option<SocketAddr>,
     ) -> Result<(http::Response<Incoming>, Connection), Failure> {
         let target = Arc::clone(&request.target);
         let resolved = self.0.resolver.resolve(&request.tenant, &target).await;
         let addresses = resolved?;
-        let mut http_request = request.into_http()?;
+        let mut http_request = request.into_http(purpose)?;
         let pooled = self.0.pool.take(key, &addresses, Instant::now());
         if let Some(mut connection) = pooled {
             *address = Some(connection.address);
@@ -166,6 +192,7 @@ impl Egress {
     async fn read(
         &self,
         response: http::Response<Incoming>,
+        purpose: &Purpose,
         mut connection: Connection,
         key: Key,
     ) -> Result<Response, Failure> {
@@ -183,12 +210,23 @@ impl Egress {
             timeout(DRAIN_TIMEOUT, drained).await.unwrap_or(false)
         };
         // Who took the event may take its time to read it; who refuses is sent no more of it.
-        let patience = if response.is_success() {
-            DRAIN_TIMEOUT
-        } else {
-            response.body = kept.freeze();
-            SETTLE_TIMEOUT
+        let patience = match response.is_success() {
+            true => DRAIN_TIMEOUT,
+            false => SETTLE_TIMEOUT,
         };
+        match purpose {
+            Purpose::Delivery if response.is_success() => {}
+            Purpose::Delivery => response.body = kept.freeze(),
+            Purpose::Question(_) => {
+                response.headers = head.headers;
+                // An answer that does not end has not been given.
+                response.body = if is_whole {
+                    kept.freeze()
+                } else {
+                    Bytes::new()
+                };
+            }
+        }
         if is_whole && connection.settles(patience).await {
             self.0.pool.put(key, connection, Instant::now());
         }

@@ -52,21 +52,7 @@ pub(crate) struct Connector(TlsConnector);
 impl Connector {
     /// Trusts the public certificate authorities and those in the PEM files.
     pub(crate) fn new<P: AsRef<Path>>(ca_files: &[P]) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        for file in ca_files {
-            let unreadable =
-                |error| rustls::Error::General(format!("{}: {error}", file.as_ref().display()));
-            let certificates = CertificateDer::pem_file_iter(file).map_err(unreadable)?;
-            for certificate in certificates {
-                roots.add(certificate.map_err(unreadable)?)?;
-            }
-        }
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config = client_config(ca_files)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Tickets of one tenant must not be used by another; connections are kept alive instead.
         config.resumption = Resumption::disabled();
@@ -103,6 +89,24 @@ impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Connector")
     }
+}
+
+/// TLS that trusts the public certificate authorities and those in the PEM files.
+pub(crate) fn client_config<P: AsRef<Path>>(ca_files: &[P]) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    for file in ca_files {
+        let unreadable =
+            |error| rustls::Error::General(format!("{}: {error}", file.as_ref().display()));
+        let certificates = CertificateDer::pem_file_iter(file).map_err(unreadable)?;
+        for certificate in certificates {
+            roots.add(certificate.map_err(unreadable)?)?;
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Error> {

@@ -54,8 +54,19 @@ pub struct Response {
     pub control: Option<Control>,
     /// `location`, its first 512 bytes.
     pub location: Option<String>,
-    /// The first KiB of the body, unless the response is a success.
+    /// The first KiB of the body, unless the response is a delivery's success.
     pub body: Bytes,
+    /// All headers, if it was asked for what they say.
+    pub headers: HeaderMap,
+}
+
+/// What a request is for, which says how it is made and what is kept of its response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To deliver: a POST whose success says all.
+    Delivery,
+    /// To ask, with this method: what the answer says matters.
+    Question(Method),
 }
 
 /// Why there is no response.
@@ -71,15 +82,24 @@ pub struct Failure {
 
 impl Request {
     /// As it is written: origin form, `host` and `content-length` ours.
-    pub(crate) fn into_http(self) -> Result<http::Request<Full<Bytes>>, Failure> {
+    pub(crate) fn into_http(
+        self,
+        purpose: &Purpose,
+    ) -> Result<http::Request<Full<Bytes>>, Failure> {
+        let method = match purpose {
+            Purpose::Delivery => &Method::POST,
+            Purpose::Question(method) => method,
+        };
         let ours = |error: http::Error| Failure::new(TransportError::Internal, chain(&error));
         let host = HeaderValue::try_from(self.target.authority());
         let uri = Uri::try_from(self.target.path_and_query());
         let mut headers = self.headers;
         headers.insert(header::HOST, host.map_err(|error| ours(error.into()))?);
-        headers.insert(header::CONTENT_LENGTH, self.body.len().into());
+        if method == Method::POST {
+            headers.insert(header::CONTENT_LENGTH, self.body.len().into());
+        }
         let mut http_request = http::Request::new(Full::new(self.body));
-        *http_request.method_mut() = Method::POST;
+        method.clone_into(http_request.method_mut());
         *http_request.uri_mut() = uri.map_err(|error| ours(error.into()))?;
         *http_request.headers_mut() = headers;
         Ok(http_request)
@@ -111,6 +131,7 @@ impl Response {
             control,
             location: head.headers.get(header::LOCATION).map(truncated),
             body: Bytes::new(),
+            headers: HeaderMap::new(),
         })
     }
 

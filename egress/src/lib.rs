@@ -4,13 +4,15 @@
 //! - [`address`]: which addresses may be called. Pure.
 //! - `resolve`, `names`: names to addresses, and what is remembered of them.
 //! - `connect`, `connection`, `meter`, `pool`: connections, what they may read, and their reuse.
-//! - [`Egress`]: one POST.
+//! - [`Egress`]: one POST, or one question.
+//! - [`fetch`]: documents that the operator has named. Not on the path of events.
 
 pub mod address;
 mod client;
 mod connect;
 mod connection;
 mod exchange;
+pub mod fetch;
 mod meter;
 mod names;
 mod pool;

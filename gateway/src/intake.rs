@@ -1,5 +1,5 @@
 //! How much of all requests together may be in memory while they arrive. A request that finds no
-//! room is refused with advice; those that stream are bounded by whoever reads them.
+//! room is refused with advice, and one that comes too slowly makes room; those that stream are bounded by whoever reads them.
 //!
 //! **Invariant:** what is held is given back when the request has been read, or is gone.
 
@@ -20,7 +20,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost_reflect::DescriptorPool;
 use tonic::Status;
 
-use crate::status::ApiError;
+use crate::{limits::patience::BodyPace, status::ApiError};
 
 /// The most bytes of requests that have arrived in part.
 const MAX_BYTES: usize = 128 << 20;
@@ -38,6 +38,7 @@ pub(crate) struct Intake {
 /// A request's body that takes room as it arrives.
 struct Metered {
     body: Body,
+    pace: BodyPace,
     used: Arc<AtomicUsize>,
     held: usize,
 }
@@ -69,6 +70,7 @@ impl Intake {
         request.map(|body| {
             Body::new(Metered {
                 body,
+                pace: BodyPace::new(),
                 used: Arc::clone(&self.used),
                 held: 0,
             })
@@ -86,7 +88,13 @@ impl HttpBody for Metered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let held = self.held;
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            ready!(self.pace.poll_late(context, held));
+            let error = ApiError::invalid_field("", "the body comes too slowly");
+            let status = Status::from(error.because("BODY_TOO_SLOW"));
+            return Poll::Ready(Some(Err(status.into())));
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -119,7 +127,9 @@ impl Drop for Metered {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use tokio_stream::StreamExt as _;
     use tonic::Code;
+    use tonic_types::StatusExt as _;
 
     use super::*;
     use crate::descriptors;
@@ -157,6 +167,27 @@ mod tests {
         let status = crate::body::read(&head.headers, body).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(!status.details().is_empty(), "with advice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_too_slowly_gives_its_room_back() {
+        let intake = Intake::new(descriptors::pool());
+        let dripping = tokio_stream::iter(0..1000).then(async |_| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, BoxError>(Bytes::from_static(&[0; 100]))
+        });
+        let request = http::Request::post("/v1/tenants/acme/events");
+        let request = request.body(Body::from_stream(dripping)).unwrap();
+        let (head, body) = intake.meter(request).into_parts();
+        let begin = tokio::time::Instant::now();
+        let status = crate::body::read(&head.headers, body).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.get_details_error_info().unwrap().reason,
+            "BODY_TOO_SLOW"
+        );
+        assert_eq!(begin.elapsed(), Duration::from_secs(20));
+        assert_eq!(intake.used.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

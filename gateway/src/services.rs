@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use hookfleet_proto::DESCRIPTORS;
 use tonic::{
     Status,
@@ -23,6 +24,7 @@ use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
+    audit::{self, Audit, layer::Notary, subject::Subjects},
     auth::{
         Auth,
         layer::{self, Guard},
@@ -32,9 +34,12 @@ use crate::{
     events::Events,
     facade::Facade,
     intake::Intake,
+    limits::{self, layer::Gate, limiter::Limiter},
+    openapi,
     readiness::Readiness,
     status::ApiError,
     transcode::{self, Transcoder},
+    verification::{self, Confirm},
 };
 
 /// What a process serves.
@@ -44,6 +49,10 @@ pub struct Services {
     names: Vec<&'static str>,
     readiness: Readiness,
     auth: Auth,
+    audit: Audit,
+    limiter: Limiter,
+    /// Where receivers confirm that they want callbacks.
+    verifications: Router,
 }
 
 /// The descriptors of the API cannot be served.
@@ -71,13 +80,37 @@ impl Services {
             names: Vec::new(),
             readiness,
             auth: Auth::off(),
+            audit: Audit::off(),
+            limiter: Limiter::off(),
+            verifications: Router::new(),
         }
+    }
+
+    /// Takes confirmations of receivers, who need no credential for that: they have a key.
+    #[must_use]
+    pub fn confirmed_to(mut self, confirm: impl Confirm) -> Self {
+        self.verifications = verification::router(confirm);
+        self
     }
 
     /// Asks who calls, and whether they may.
     #[must_use]
     pub fn guarded(mut self, auth: Auth) -> Self {
         self.auth = auth;
+        self
+    }
+
+    /// Writes down who changes what, and who is denied what.
+    #[must_use]
+    pub fn audited(mut self, audit: Audit) -> Self {
+        self.audit = audit;
+        self
+    }
+
+    /// Counts what callers use.
+    #[must_use]
+    pub fn limited(mut self, limiter: Limiter) -> Self {
+        self.limiter = limiter;
         self
     }
 
@@ -103,6 +136,8 @@ impl Services {
         let guard = Guard {
             methods: Arc::new(Methods::read(DESCRIPTORS)?),
             auth: self.auth,
+            audit: self.audit.clone(),
+            limiter: self.limiter,
         };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -123,11 +158,31 @@ impl Services {
         self.routes.add_service(health);
         tokio::spawn(report(reporter, self.names.clone(), self.readiness.clone()));
 
+        let (methods, is_guarded) = (Arc::clone(&guard.methods), guard.auth.is_on());
+        let openapi =
+            openapi::document(descriptors::pool(), &methods, &self.names, is_guarded)?.to_string();
+        let openapi = Bytes::from(openapi);
+        let notary = Notary {
+            subjects: Arc::new(Subjects::new(descriptors::pool(), &methods)),
+            audit: self.audit,
+        };
+        let note = from_fn_with_state(notary, audit::layer::note);
         let authorize = from_fn_with_state(guard.clone(), layer::authorize);
-        let grpc = self.routes.routes().into_axum_router().layer(authorize);
+        let grpc = self
+            .routes
+            .routes()
+            .into_axum_router()
+            .layer(authorize)
+            .layer(note);
         let grpc = Routes::from(grpc).prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
         let surfaces = Surfaces::new(&self.names, &grpc, json);
+        let gate = Gate {
+            limiter: guard.limiter.clone(),
+            methods: Arc::clone(&guard.methods),
+            has_facade: surfaces.facade.is_some(),
+        };
+        let limit = from_fn_with_state(gate, limits::layer::limit);
         let intake = Intake::new(descriptors::pool());
         let meter = map_request(move |request| {
             let metered = intake.meter(request);
@@ -138,13 +193,21 @@ impl Services {
         let probes = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
+            .route(
+                openapi::PATH,
+                get(async || ([(header::CONTENT_TYPE, "application/json")], openapi)),
+            )
             .with_state(self.readiness);
         let api = grpc
             .into_axum_router()
             .reset_fallback()
             .fallback(move |request: Request| surfaces.clone().answer(request));
         let authenticate = from_fn_with_state(guard, layer::authenticate);
-        Ok(probes.merge(api.layer(web).layer(meter).layer(authenticate)))
+        let origin = from_fn(audit::layer::origin);
+        // Whoever guesses keys has no more tries than an address has requests.
+        let verifications = self.verifications.layer(limit.clone());
+        let api = api.layer(web).layer(meter).layer(limit).layer(authenticate);
+        Ok(probes.merge(verifications).merge(api.layer(origin)))
     }
 }
 

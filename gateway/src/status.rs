@@ -14,6 +14,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "hookfleet.dev";
 
+/// What the metadata of an `ErrorInfo` says of a quota that is used up: its name, and how many units it has in how many
+/// seconds.
+pub(crate) mod quota {
+    pub(crate) const NAME: &str = "quota";
+    pub(crate) const UNITS: &str = "units";
+    pub(crate) const WINDOW: &str = "window_seconds";
+}
+
 /// Why a call fails.
 #[derive(Clone, Debug)]
 pub struct ApiError {
@@ -115,6 +123,26 @@ impl ApiError {
         error
     }
 
+    /// The quota of `subject` is used up, so many units in so many seconds: `RESOURCE_EXHAUSTED`, a `QuotaFailure`, and
+    /// when to come back.
+    #[must_use]
+    pub fn over_quota(
+        name: &str,
+        subject: &str,
+        (units, window_seconds): (u64, u64),
+        retry_after: Duration,
+    ) -> Self {
+        let description = format!("the quota {name} has {units} in {window_seconds} s");
+        let mut error = Self::exhausted("RATE_LIMITED", &description, retry_after);
+        error
+            .details
+            .add_quota_failure_violation(subject, description);
+        error
+            .with(quota::NAME, name)
+            .with(quota::UNITS, units.to_string())
+            .with(quota::WINDOW, window_seconds.to_string())
+    }
+
     /// Not now, nothing has happened: `UNAVAILABLE`, and when to come back.
     #[must_use]
     pub fn unavailable(
@@ -197,6 +225,13 @@ impl From<ApiError> for rpc::Status {
     fn from(error: ApiError) -> Self {
         rpc_status(&error.into())
     }
+}
+
+/// The reason that another process of ours gives in an error.
+#[must_use]
+pub fn reason(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    details.error_info().map(|it| it.reason.clone())
 }
 
 /// A status as a message.

@@ -1,7 +1,7 @@
 //! `hookfleet bench`: what the whole path does on this machine, beside what a bare HTTP client does.
 //!
 //! Everything that is measured is a process of its own: the server as users start it, with its real
-//! journal and `fdatasync`; a sink; and a bare client that posts the same bytes to the same sink. The
+//! journal and `fdatasync`; a sink; and a bare client that posts the same bytes to the same endpoints. The
 //! client and the server take turns, so that whatever else the machine does is done to both.
 
 mod bare;
@@ -80,11 +80,7 @@ pub(crate) struct Part {
 #[derive(Debug, clap::Subcommand)]
 enum PartKind {
     Sink,
-    Bare {
-        url: String,
-        n_at_once: usize,
-        seconds: f64,
-    },
+    Bare(bare::Bare),
 }
 
 /// What is running.
@@ -105,11 +101,7 @@ impl Part {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         match self.part {
             PartKind::Sink => sink::run().await,
-            PartKind::Bare {
-                url,
-                n_at_once,
-                seconds,
-            } => bare::run(&url, n_at_once, seconds).await,
+            PartKind::Bare(bare) => bare::run(bare).await,
         }
     }
 }
@@ -221,9 +213,18 @@ impl Rig {
     async fn round(&self, scenario: Scenario, load: &Load, bare: bool) -> anyhow::Result<Round> {
         let mut round = Round::default();
         if bare {
-            let url = format!("http://{}/bare", self.sink_address);
-            let (at_once, seconds) = (AT_ONCE.to_string(), self.seconds.to_string());
-            let mut bare = Process::start(&["bench-part", "bare", &url, &at_once, &seconds])?;
+            let numbers = [
+                self.sink_address.port().to_string(),
+                scenario.n_subscriptions().to_string(),
+                AT_ONCE.to_string(),
+                self.seconds.to_string(),
+            ];
+            let arguments = numbers.iter().map(String::as_str);
+            let arguments: Vec<&str> = ["bench-part", "bare"]
+                .into_iter()
+                .chain(arguments)
+                .collect();
+            let mut bare = Process::start(&arguments)?;
             let done: bare::Done = serde_json::from_str(&bare.line().await?)?;
             round.bare_per_second = done.per_second;
             round.bare_cpu_micros_per_post = done.cpu_micros;

@@ -139,9 +139,8 @@ impl Scenario {
     }
 }
 
-/// Each has a loopback address of its own, and so is an endpoint of its own.
 fn url(index: usize, temper: Temper, sink_port: u16) -> String {
-    let host = format!("127.1.{}.{}", index / 250, 1 + index % 250);
+    let host = host(index);
     match temper {
         Temper::Healthy => format!("http://{host}:{sink_port}/ok"),
         Temper::Hangs => format!("http://{host}:{sink_port}/hang"),
@@ -149,4 +148,9 @@ fn url(index: usize, temper: Temper, sink_port: u16) -> String {
         // The sink listens on its port only; nobody does on 9, which may be called here and is closed.
         Temper::Refuses => format!("http://{host}:{}/", sink_port.wrapping_add(1).max(1024)),
     }
+}
+
+/// Each endpoint has a loopback address of its own.
+pub(super) fn host(index: usize) -> String {
+    format!("127.1.{}.{}", index / 250, 1 + index % 250)
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Common, is_false};
-use crate::{config, process};
+use crate::{config, process, tls};
 
 /// Run a delivery agent.
 #[derive(Debug, Args, Serialize)]
@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
-    /// Where publishers and control planes reach this agent [default: http:// and the listener].
+    /// Where publishers and control planes reach this agent [default: http:// or https:// and the listener].
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
@@ -59,6 +59,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]
     allow_http_targets: bool,
+    /// Where the audit log is kept, in the data directory if it does not begin with a slash; "" is off [default: audit].
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_dir: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    tls: tls::Flags,
     #[command(flatten)]
     #[serde(skip)]
     common: Common,

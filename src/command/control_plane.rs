@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Common, is_false};
-use crate::{config, process};
+use crate::{config, process, tls};
 
 /// Run a control plane, which owns the subscriptions in etcd.
 #[derive(Debug, Args, Serialize)]
@@ -19,6 +19,18 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     etcd: Vec<String>,
+    /// Believe etcd by the authorities in this PEM file [default: the public ones].
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd_ca_file: Option<PathBuf>,
+    /// Show etcd the certificate in this PEM file.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd_cert_file: Option<PathBuf>,
+    /// The PEM file of that certificate's key.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd_key_file: Option<PathBuf>,
     /// The key that seals secrets, the same for every control plane; made if there is none
     /// [default: hookfleet-secrets.key].
     #[arg(long)]
@@ -48,6 +60,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]
     allow_http_targets: bool,
+    /// Where the audit log is kept; "" is off [default: hookfleet-audit].
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_dir: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    tls: tls::Flags,
     #[command(flatten)]
     #[serde(skip)]
     common: Common,

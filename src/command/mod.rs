@@ -1,8 +1,10 @@
 //! The commands, one file each.
 
 mod agent;
+mod audit;
 mod control_plane;
 mod deliveries;
+mod descriptor_set;
 mod fleet;
 mod key;
 pub(crate) mod publish;
@@ -39,8 +41,12 @@ pub(crate) enum Command {
     Publish(publish::Arguments),
     /// Look at deliveries and their attempts, and deliver again.
     Deliveries(deliveries::Arguments),
+    /// Check audit logs.
+    Audit(audit::Arguments),
     /// Look at the agents and say how slots are placed.
     Fleet(fleet::Arguments),
+    /// Write the API's descriptor set, for gateways and clients.
+    DescriptorSet(descriptor_set::Arguments),
 }
 
 impl Command {
@@ -66,7 +72,9 @@ impl Command {
             Self::Subscription(arguments) => arguments.run().await,
             Self::Publish(arguments) => arguments.run().await,
             Self::Deliveries(arguments) => arguments.run().await,
+            Self::Audit(arguments) => arguments.run().await,
             Self::Fleet(arguments) => arguments.run().await,
+            Self::DescriptorSet(arguments) => arguments.run(),
         }
     }
 }
@@ -84,6 +92,6 @@ struct Common {
 
 /// A flag that is not given must not hide what the layers below it say.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_false(flag: &bool) -> bool {
+pub(crate) fn is_false(flag: &bool) -> bool {
     !flag
 }

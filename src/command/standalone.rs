@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Common, is_false};
-use crate::{config, process};
+use crate::{config, process, tls};
 
 /// Run everything in one process on embedded storage.
 #[derive(Debug, Args, Serialize)]
@@ -27,6 +27,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_in_flight: Option<usize>,
+    /// Where the audit log is kept, in the data directory if it does not begin with a slash; "" is off [default: audit].
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_dir: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    tls: tls::Flags,
     #[command(flatten)]
     #[serde(skip)]
     common: Common,

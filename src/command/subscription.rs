@@ -6,8 +6,10 @@ use hookfleet_proto::v1::{
     BodyMode, CreateSubscriptionRequest, DeleteSubscriptionRequest, GetSubscriptionRequest,
     ListSubscriptionsRequest, Ordering, ResumeSubscriptionRequest, RetryPolicy,
     RotateSecretRequest, SignatureAlgorithm, Subscription, SuspendSubscriptionRequest,
-    UpdateSubscriptionRequest, retry_policy,
+    UpdateSubscriptionRequest, VerifySubscriptionRequest, retry_policy,
+    subscription::{State, Verification},
     subscription_service_client::SubscriptionServiceClient,
+    verification_status,
 };
 use prost_types::Duration;
 
@@ -77,6 +79,8 @@ enum Verb {
     Suspend(Which),
     /// Let a suspended subscription go on.
     Resume(Which),
+    /// Ask the receiver again whether it wants callbacks.
+    Verify(Which),
     /// Replace the signing secret; the old one signs beside it for a day. Prints the new one, once.
     RotateSecret(Which),
 }
@@ -101,6 +105,9 @@ struct Delivery {
     /// How many seconds an attempt may wait for the response's headers.
     #[arg(long)]
     timeout: Option<i64>,
+    /// How the receiver shows that it wants callbacks.
+    #[arg(long)]
+    verification: Option<Method>,
     /// Attempt events with the same `partitionkey` one after the other.
     #[arg(long)]
     ordered: bool,
@@ -118,6 +125,15 @@ enum Mode {
     CeBinary,
     Raw,
     StandardWebhooks,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Method {
+    None,
+    CeOptions,
+    ChallengeEcho,
+    ChallengeGet,
+    ConfirmUrl,
 }
 
 impl Arguments {
@@ -185,6 +201,11 @@ impl Arguments {
                 let request = ResumeSubscriptionRequest { name, etag };
                 client.resume_subscription(request).await?
             }
+            Verb::Verify(which) => {
+                let name = which.name();
+                let request = VerifySubscriptionRequest { name, etag };
+                client.verify_subscription(request).await?
+            }
             Verb::RotateSecret(which) => {
                 let request = RotateSecretRequest {
                     name: which.name(),
@@ -241,12 +262,15 @@ fn print(output: Output, subscriptions: &[Subscription]) -> anyhow::Result<()> {
                 subscriptions.iter().map(|it| {
                     vec![
                         it.name.clone(),
-                        it.state().as_str_name().to_owned(),
+                        state(it),
                         it.event_types.join(","),
                         it.callback_url.clone(),
                     ]
                 }),
             );
+            for line in subscriptions.iter().filter_map(change) {
+                output::line(line);
+            }
             for it in subscriptions
                 .iter()
                 .filter(|it| !it.signing_secret.is_empty())
@@ -264,6 +288,36 @@ fn print(output: Output, subscriptions: &[Subscription]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The state, and why it has come to that.
+fn state(subscription: &Subscription) -> String {
+    let state = subscription.state().as_str_name();
+    let failure = subscription.verification_status.as_ref();
+    let failure = failure.map(|it| it.failure().as_str_name());
+    match failure.filter(|_| subscription.state() == State::Failed) {
+        Some(failure) => format!("{state} ({failure})"),
+        None => state.to_owned(),
+    }
+}
+
+/// What is to become of the callback URL, if its receiver agrees.
+fn change(subscription: &Subscription) -> Option<String> {
+    let status = subscription.verification_status.as_ref()?;
+    let outcome = match status.state() {
+        verification_status::State::Pending => "waits for its receiver to agree".to_owned(),
+        verification_status::State::Failed => {
+            let failure = status.failure().as_str_name();
+            format!("has not been agreed to ({failure})")
+        }
+        verification_status::State::Succeeded | verification_status::State::Unspecified => {
+            return None;
+        }
+    };
+    Some(format!(
+        "\n{}: {} {outcome}",
+        subscription.name, status.callback_url
+    ))
 }
 
 impl Which {
@@ -294,6 +348,9 @@ impl From<Delivery> for Subscription {
             max_in_flight: delivery.max_in_flight.unwrap_or_default(),
             max_requests_per_second: delivery.max_requests_per_second.unwrap_or_default(),
             ordering: ordering.unwrap_or_default().into(),
+            verification: delivery
+                .verification
+                .map_or(0, |it| Verification::from(it).into()),
             ..Self::default()
         }
     }
@@ -306,6 +363,18 @@ impl From<Mode> for BodyMode {
             Mode::CeBinary => Self::CeBinary,
             Mode::Raw => Self::Raw,
             Mode::StandardWebhooks => Self::StandardWebhooks,
+        }
+    }
+}
+
+impl From<Method> for Verification {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::None => Self::None,
+            Method::CeOptions => Self::CeOptions,
+            Method::ChallengeEcho => Self::ChallengeEcho,
+            Method::ChallengeGet => Self::ChallengeGet,
+            Method::ConfirmUrl => Self::ConfirmUrl,
         }
     }
 }

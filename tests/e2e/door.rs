@@ -53,7 +53,7 @@ fn try_operate(server: &Process, first_key: &Path, arguments: &[&str]) -> Result
         .arg("--api-key-file")
         .arg(first_key)
         .output()
-        .unwrap();
+        .map_err(|error| error.to_string())?;
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
     if status.success() {
         Ok(text(stdout))
@@ -106,6 +106,13 @@ async fn nobody_gets_in_without_a_key_and_a_tenant_sees_its_own_only() {
             answer.header("www-authenticate"),
             "Bearer realm=\"hookfleet\""
         );
+        let is_facade = path == "/orders/subscribe";
+        let content_type = if is_facade {
+            "application/problem+json"
+        } else {
+            "application/json"
+        };
+        assert_eq!(answer.header("content-type"), content_type, "{path}");
     }
     let tenants = TenantServiceClient::new(server.channel())
         .list_tenants(ListTenantsRequest::default())
@@ -148,6 +155,7 @@ async fn nobody_gets_in_without_a_key_and_a_tenant_sees_its_own_only() {
     let foreign = [json[0], json[1], ("hookfleet-tenant", "globex")];
     let refused = http.post("/orders/subscribe", &foreign, body).await;
     assert_eq!(refused.status, 403, "{refused:?}");
+    assert_eq!(refused.header("content-type"), "application/problem+json");
     eventually("an event is received", PATIENCE, || async {
         may_publish(&server.channel(), "acme", &key).await.unwrap();
         (!receiver.received_at("hook").is_empty())
@@ -265,6 +273,7 @@ async fn processes_of_a_fleet_know_each_other_by_a_key_and_a_revoked_one_opens_n
     ]);
     command.args(["--etcd", etcd.endpoint(), "--key-file"]);
     command.arg(dir.path().join("secrets.key"));
+    command.arg("--audit-dir").arg(dir.path().join("audit"));
     command.arg("--first-key-file").arg(&first_key);
     command.arg("--fleet-key-file").arg(&fleet_key);
     let plane = Process::start(command, "127.0.0.1:0");

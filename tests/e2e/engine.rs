@@ -9,7 +9,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::{
     api::{create_tenant, event, keyed, ordered, publish, publish_one, subscribe_in_force, to},
     eventually,
-    process::{Process, standalone},
+    process::standalone,
     receiver::Receiver,
 };
 
@@ -129,10 +129,10 @@ async fn a_flood_of_large_events_is_taken_or_refused_and_leaves_memory_bounded()
     assert!(megabytes < 600, "{megabytes} MiB were resident");
 }
 
-const LARGE_EVENTS: usize = 20;
+pub(super) const LARGE_EVENTS: usize = 20;
 
 /// Publishes large events, as often as they are refused.
-async fn publish_until_accepted(channel: Channel, number: usize) {
+pub(super) async fn publish_until_accepted(channel: Channel, number: usize) {
     let data = format!("{{\"x\":\"{}\"}}", "x".repeat(200_000));
     let events = (0..LARGE_EVENTS).map(|it| event(&format!("{number}-{it}"), "a.b", &data));
     let request = PublishRequest {
@@ -146,15 +146,5 @@ async fn publish_until_accepted(channel: Channel, number: usize) {
             .get_details_retry_info()
             .and_then(|it| it.retry_delay);
         tokio::time::sleep(advice.expect("advice")).await;
-    }
-}
-
-impl Process {
-    /// The most memory that was resident.
-    fn peak_resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
-        let kilobytes = line.unwrap().trim().trim_end_matches(" kB").parse::<u64>();
-        kilobytes.unwrap() * 1024
     }
 }

@@ -1,11 +1,13 @@
 //! Publishing over HTTP: CloudEvents in every mode of their binding, and plain JSON.
 
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
+use hookfleet_proto::cloudevents::{CloudEvent, CloudEventBatch};
+use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    api::{create_tenant, deliveries, subscribe_in_force, to},
+    api::{create_tenant, deliveries, event, subscribe_in_force, to},
     eventually,
     http::{Answer, Http},
     process::{Process, standalone},
@@ -144,6 +146,28 @@ async fn each_event_of_a_batch_has_its_result() {
 }
 
 #[tokio::test]
+async fn protobuf_is_a_format_too() {
+    let world = World::start().await;
+    let event = |id: &str| event(id, "orders.created", r#"{"a": 1}"#);
+    let one = [("content-type", "application/cloudevents+protobuf")];
+    let answer = world.post(&one, event("1").encode_to_vec()).await;
+    assert_eq!(answer.json()["deliveryCount"], 1, "{answer:?}");
+    let batch = CloudEventBatch {
+        events: vec![event("2"), event("3"), CloudEvent::default()],
+    };
+    let several = [("content-type", "Application/CloudEvents-Batch+Protobuf")];
+    let answer = world.post(&several, batch.encode_to_vec()).await;
+    assert_eq!(answer.status, 400, "one is none: {answer:?}");
+    let results = answer.json()["results"].clone();
+    assert_eq!(results[1]["receipt"]["deliveryCount"], 1, "{results}");
+    assert_eq!(results[2]["error"]["code"], 3, "{results}");
+    assert_eq!(world.received(3).await[0].json()["data"], json!({"a": 1}));
+    for headers in [one, several] {
+        assert_eq!(world.post(&headers, "\u{1}").await.status, 400);
+    }
+}
+
+#[tokio::test]
 async fn plain_json_needs_a_type_and_no_more() {
     let world = World::start().await;
     let body = json!({"type": "orders.created", "data": {"orderId": 42}}).to_string();
@@ -279,12 +303,22 @@ async fn an_answered_event_survives_a_kill() {
 
 #[tokio::test]
 async fn the_cloudevents_library_of_pypi_publishes() {
+    publishes(verifier::python("publish_cloudevents.py"), "größer als 5 %").await;
+}
+
+#[tokio::test]
+async fn the_cloudevents_library_of_npm_publishes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut node = Command::new("node");
+    node.arg(root.join("tests/publish_cloudevents.mjs"));
+    publishes(node, "greater than 5 percent").await;
+}
+
+/// Runs a program that publishes in every mode, and looks at what is received.
+async fn publishes(mut program: Command, subject: &str) {
     let world = World::start().await;
     let url = format!("http://{}{EVENTS}", world.server.address);
-    let output = verifier::python("publish_cloudevents.py")
-        .arg(url)
-        .output()
-        .unwrap();
+    let output = program.arg(url).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let mut received: Vec<Value> = world.received(4).await.iter().map(Received::json).collect();
@@ -293,7 +327,7 @@ async fn the_cloudevents_library_of_pypi_publishes() {
         .iter()
         .map(|it| (&it["id"], &it["subject"], &it["data"]))
         .collect();
-    let (subject, data_of_all) = (json!("größer als 5 %"), json!({"orderId": 42}));
+    let (subject, data_of_all) = (json!(subject), json!({"orderId": 42}));
     for (index, id) in ["binary", "structured-0", "structured-1", "structured-2"]
         .iter()
         .enumerate()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hookfleet_control_plane::test_support::TestEtcd;
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use crate::harness::{
     api::{create_tenant, event, publish_one},
     eventually,
     http::{Answer, Http},
-    process::{Process, standalone},
+    process::{Process, control_plane, standalone},
     receiver::Receiver,
     verifier,
 };
@@ -175,6 +176,43 @@ async fn an_idempotency_key_is_one_request() {
     let wrong = subscribe("\"\"", &body).await;
     let wrong = problem(&wrong, 400, "invalid-request", "INVALID_REQUEST");
     assert_eq!(wrong["errors"][0]["header"], "idempotency-key");
+}
+
+#[tokio::test]
+async fn requests_at_once_with_one_idempotency_key_are_one_request() {
+    let world = World::start().await;
+    let body = json!({"callbackUrl": "http://localhost:9000/hook"}).to_string();
+    let subscribe = || {
+        let headers = [("idempotency-key", "\"key-1\"")];
+        let body = body.clone();
+        let http = &world.http;
+        async move { http.post("/orders/subscribe", &headers, body).await }
+    };
+    let all = futures::future::join_all((0..8).map(|_| subscribe())).await;
+    let shown = all.iter().filter(|it| it.json().get("secret").is_some());
+    assert_eq!(shown.count(), 1, "{all:?}");
+    for answer in &all {
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+        assert_eq!(answer.header("location"), all[0].header("location"));
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_that_no_agent_has_yet_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    create_tenant(&plane.channel(), "default").await;
+    let body = json!({"callbackUrl": "http://localhost:9000/hook"}).to_string();
+    let http = Http::to(plane.address);
+    let accepted = http.post("/a/b.c/d/subscribe", &[], body).await;
+    assert_eq!(accepted.status, StatusCode::ACCEPTED, "{accepted:?}");
+    let subscription = accepted.json();
+    assert_eq!(subscription["state"], "PENDING");
+    assert_eq!(subscription["resource"], "a.b.c.d");
+    assert!(subscription["secret"].is_string());
+    let found = http.get(accepted.header("location")).await;
+    assert_eq!(found.json()["name"], subscription["name"]);
 }
 
 #[tokio::test]

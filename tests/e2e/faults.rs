@@ -1,48 +1,34 @@
-//! Faults of the machine under one agent (rows F13, F43 and F48 of the fault matrix): a disk that
-//! fails to sync once, too few descriptors, and an orderly end in the middle of the work. Others: kills
-//! in `ledger` and `engine`, power cuts in `power`, torn and damaged logs, full disks and failing writes
-//! in the journal's own tests.
+//! Faults of the machine under one agent (rows F13, F43, F48, F49 and F60 of the fault matrix): a disk that
+//! fails to sync once, too few descriptors, an orderly end in the middle of the work, a backlog. Others: kills
+//! in `ledger`, `engine` and `disks`, power cuts in `power`, full, stuck and dead disks in `disks`, clocks and names in
+//! `surroundings`, torn and damaged logs and failing writes in the journal's own tests.
 
-use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use hookfleet_proto::v1::publish_result;
+use nix::sys::signal::Signal;
 
 use crate::harness::{
     api::{create_tenant, event, publish, subscribe_in_force, to},
     eventually,
     process::{Process, hookfleet, standalone},
     receiver::Receiver,
+    shim::Shim,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Syncs of the log fail from the so manieth on: those of the log are the only `fdatasync`s.
-const SHIM: &str = r#"
-#include <errno.h>
-#include <stdlib.h>
-#include <unistd.h>
-#include <sys/syscall.h>
-static int calls;
-int fdatasync(int fd) {
-    const char *at = getenv("SHIM_FAIL_AT");
-    if (at && __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST) == atoi(at)) {
-        errno = EIO;
-        return -1;
-    }
-    return syscall(SYS_fdatasync, fd);
-}
-"#;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_failed_sync_ends_the_process_and_nothing_is_acknowledged_after_it() {
     let dir = tempfile::tempdir().unwrap();
-    let shim = compile(dir.path());
+    let shim = Shim::compile(dir.path());
     let receiver = Receiver::start().await;
     let mut command = hookfleet();
     command
         .arg("standalone")
         .arg("--data-dir")
         .arg(dir.path().join("data"));
-    command.env("LD_PRELOAD", &shim).env("SHIM_FAIL_AT", "40");
+    shim.load(&mut command);
+    command.env("SHIM_FAIL_SYNC_AT", "40");
     let server = Process::start(command, "127.0.0.1:0");
     let channel = server.channel();
     create_tenant(&channel, "acme").await;
@@ -165,14 +151,88 @@ async fn sigterm_under_load_delivers_nothing_twice() {
     assert_eq!((received.len(), ids.len()), (EVENTS, EVENTS));
 }
 
-/// The shim as a library that is loaded before all others.
-fn compile(dir: &Path) -> std::path::PathBuf {
-    let (source, library) = (dir.join("shim.c"), dir.join("shim.so"));
-    std::fs::write(&source, SHIM).unwrap();
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .arg(&source);
-    assert!(cc.status().unwrap().success(), "cc compiles the shim");
-    library
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_amid_an_orderly_end_loses_nothing() {
+    const EVENTS: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start().await;
+    receiver.answer_with("hook", |_, _| {
+        (
+            200_u16.try_into().unwrap(),
+            Vec::new(),
+            Duration::from_secs(3),
+        )
+    });
+    let server = standalone(dir.path());
+    let channel = server.channel();
+    create_tenant(&channel, "acme").await;
+    subscribe_in_force(&channel, "acme", "hook", to(receiver.url("hook"))).await;
+    let events = (0..EVENTS).map(|it| event(&format!("{it}"), "a.b", "{}"));
+    publish(&channel, "acme", events.collect()).await.unwrap();
+    eventually("an attempt in flight", PATIENCE, || async {
+        (!receiver.received().is_empty()).then_some(()).ok_or(())
+    })
+    .await;
+    server.signal(Signal::SIGTERM);
+    eventually("an end that has begun", PATIENCE, || async {
+        let again = publish(&channel, "acme", vec![event("late", "a.b", "{}")]).await;
+        again.err().map(|_| ()).ok_or("still taken")
+    })
+    .await;
+    server.kill();
+
+    receiver.answer("hook", 200);
+    let server = standalone(dir.path());
+    eventually("every delivery", PATIENCE, || async {
+        let received = receiver.received_at("hook");
+        let ids: BTreeSet<_> = received
+            .iter()
+            .map(|it| it.json()["id"].to_string())
+            .collect();
+        (ids.len() >= EVENTS).then_some(()).ok_or(ids.len())
+    })
+    .await;
+    assert!(server.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_others_do_not_wait_for_a_backlog() {
+    const BACKLOG: usize = 10_000;
+    const FRESH: usize = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start().await;
+    receiver.answer_with("acme", |_, _| {
+        (
+            200_u16.try_into().unwrap(),
+            Vec::new(),
+            Duration::from_millis(50),
+        )
+    });
+    let server = standalone(dir.path());
+    let channel = server.channel();
+    for tenant in ["acme", "globex"] {
+        create_tenant(&channel, tenant).await;
+        subscribe_in_force(&channel, tenant, "hook", to(receiver.url(tenant))).await;
+    }
+    for first in (0..BACKLOG).step_by(1000) {
+        let events = (first..first + 1000).map(|it| event(&format!("{it}"), "a.b", "{}"));
+        publish(&channel, "acme", events.collect()).await.unwrap();
+    }
+    for number in 0..FRESH {
+        let fresh = event(&format!("{number}"), "a.b", "{}");
+        publish(&channel, "globex", vec![fresh]).await.unwrap();
+        eventually("a fresh event", PATIENCE, || async {
+            let n = receiver.received_at("globex").len();
+            (n > number).then_some(()).ok_or(n)
+        })
+        .await;
+    }
+    let n_drained = receiver.received_at("acme").len();
+    assert!(n_drained < BACKLOG, "the backlog was over before");
+    eventually("the backlog drains", PATIENCE, || async {
+        let n = receiver.received_at("acme").len();
+        (n == BACKLOG).then_some(()).ok_or(n)
+    })
+    .await;
+    assert!(server.terminate().await.success());
 }

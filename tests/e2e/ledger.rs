@@ -2,28 +2,24 @@
 //!
 //! acknowledged × subscriptions − (received ∪ dead ∪ pending) = ∅, whatever is killed when.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{Delivery, RetryPolicy, Subscription, delivery, publish_result};
 use tonic::transport::Channel;
 
 use crate::harness::{
-    api::{create_tenant, deliveries, event, publish, retries, subscribe_in_force, to},
+    api::{deliveries, event, publish, retries},
+    checker::{Excuses, Fate, Published},
     eventually,
+    ledger::Ledger,
     process::{Process, agent, control_plane},
-    receiver::{Received, Receiver},
+    receiver::Received,
     verifier,
 };
 
 const TENANTS: [&str; 2] = ["acme", "globex"];
+const SUBSCRIPTIONS: [&str; 5] = ["good", "other", "flaky", "slow", "dead"];
 const PUBLISHERS: usize = 4;
 const EVENTS_EACH: usize = 750;
 const BATCH: usize = 5;
@@ -31,9 +27,6 @@ const BATCH: usize = 5;
 const KILL_AGENT_AT: [usize; 6] = [150, 400, 900, 1500, 2100, 2700];
 const KILL_CONTROL_PLANE_AT: [usize; 3] = [250, 1200, 2400];
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// (subscription, webhook-id)
-type Pair = (String, String);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_processes_are_killed() {
@@ -53,22 +46,24 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() {
     );
     let worker_address = worker.as_ref().unwrap().address;
 
-    let receiver = Receiver::start().await;
-    let secrets = subscribe_all(&admin, &receiver).await;
-    let ledger = Ledger::default();
+    let ledger = Ledger::start().await;
+    let secrets = subscribe_all(&admin, &ledger).await;
     let publishers = (0..PUBLISHERS)
         .map(|number| tokio::spawn(run_publisher(number, data.clone(), ledger.clone())));
     let publishers: Vec<_> = publishers.collect();
 
     let (mut n_agent_kills, mut n_plane_kills) = (0, 0);
     while n_agent_kills < KILL_AGENT_AT.len() || n_plane_kills < KILL_CONTROL_PLANE_AT.len() {
-        let n_acked = ledger.n_acked.load(Ordering::Relaxed);
+        let n_acked = ledger.n_acked();
         if KILL_AGENT_AT
             .get(n_agent_kills)
             .is_some_and(|at| n_acked >= *at)
         {
             n_agent_kills += 1;
-            worker.take().unwrap().kill();
+            let kill = async { worker.take().unwrap().kill() };
+            ledger
+                .fault("kill -9 of the agent", Excuses::InFlight, kill)
+                .await;
             worker = Some(agent(
                 &dir.path().join("agent"),
                 plane_address,
@@ -93,19 +88,27 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() {
         publisher.await.unwrap();
     }
     let settled = settle(&data, &ledger).await;
-
-    check(&ledger, &receiver, &secrets, &settled);
+    ledger.note_dead(settled.iter().filter_map(dead));
+    let n_pairs = PUBLISHERS * EVENTS_EACH * SUBSCRIPTIONS.len();
+    ledger
+        .settle()
+        .await
+        .passes(PUBLISHERS * EVENTS_EACH, n_pairs);
+    let received = ledger.receiver.received().into_iter();
+    let signed = received.map(|it| (secrets[&it.path].clone(), it));
+    verifier::verify(&signed.collect::<Vec<(String, Received)>>());
     drop::<(Option<Process>, Option<Process>)>((plane, worker));
 }
 
 /// Subscribes receivers of every temper, for each tenant, and waits until all are in force.
-async fn subscribe_all(admin: &Channel, receiver: &Receiver) -> BTreeMap<String, String> {
+async fn subscribe_all(admin: &Channel, ledger: &Ledger) -> BTreeMap<String, String> {
+    let receiver = &ledger.receiver;
     let mut secrets = BTreeMap::new();
     for tenant in TENANTS {
-        create_tenant(admin, tenant).await;
-        for id in ["good", "other", "flaky", "slow", "dead"] {
-            let path = format!("{tenant}-{id}");
-            let subscription = Subscription {
+        crate::harness::api::create_tenant(admin, tenant).await;
+        for id in SUBSCRIPTIONS {
+            let path = format!("{tenant}/{id}");
+            let policy = |subscription| Subscription {
                 retry_policy: match id {
                     // A receiver that only fails is left alone, and its deliveries wait for long; so let
                     // its answers be final.
@@ -115,7 +118,7 @@ async fn subscribe_all(admin: &Channel, receiver: &Receiver) -> BTreeMap<String,
                     }),
                     _ => retries(&[1; 30]),
                 },
-                ..to(receiver.url(&path))
+                ..subscription
             };
             match id {
                 "dead" => receiver.answer(&path, 500),
@@ -132,18 +135,11 @@ async fn subscribe_all(admin: &Channel, receiver: &Receiver) -> BTreeMap<String,
                 }),
                 _ => {}
             }
-            let created = subscribe_in_force(admin, tenant, id, subscription).await;
-            secrets.insert(path, created.signing_secret);
+            let secret = ledger.subscribe(admin, tenant, id, policy).await;
+            secrets.insert(path, secret);
         }
     }
     secrets
-}
-
-#[derive(Clone, Default)]
-struct Ledger {
-    /// (tenant, webhook-id) → the event's data.
-    acked: Arc<Mutex<BTreeMap<(String, String), String>>>,
-    n_acked: Arc<AtomicUsize>,
 }
 
 /// Publishes until everything is acknowledged: what is not is published again with the same id.
@@ -160,29 +156,40 @@ async fn run_publisher(number: usize, data: Channel, ledger: Ledger) {
         let events: Vec<_> = (first..first + BATCH)
             .map(|index| event(&numbered(index), "orders.created", &body(index)))
             .collect();
+        let from = ledger.now();
+        let mut n_unknown = 0;
         let results = loop {
             match publish(&data, tenant, events.clone()).await {
                 Ok(results) => break results,
                 // Killed, restarting, or not in sync yet.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
+            n_unknown += 1;
         };
         for (index, result) in (first..).zip(results) {
             let publish_result::Result::Receipt(receipt) = result else {
                 panic!("a good event was refused: {result:?}");
             };
-            assert_eq!(receipt.delivery_count, 5, "every subscription is in force");
-            let id = receipt.event.rsplit('/').next().unwrap().to_owned();
-            let mut acked = ledger.acked.lock().unwrap();
-            assert!(acked.insert((tenant.to_owned(), id), body(index)).is_none());
-            ledger.n_acked.fetch_add(1, Ordering::Relaxed);
+            let n_targets = usize::try_from(receipt.delivery_count).unwrap();
+            assert_eq!(n_targets, SUBSCRIPTIONS.len(), "all are in force");
+            ledger.note(Published {
+                tenant: tenant.to_owned(),
+                id: numbered(index),
+                keyed: None,
+                data: body(index),
+                door: 0,
+                from,
+                until: ledger.now(),
+                n_unknown,
+                fate: Fate::Acked,
+            });
         }
     }
 }
 
 /// Waits until every delivery of every acknowledged event is over.
 async fn settle(data: &Channel, ledger: &Ledger) -> Vec<Delivery> {
-    let n_expected = ledger.acked.lock().unwrap().len() * 5;
+    let n_expected = ledger.n_acked() * SUBSCRIPTIONS.len();
     eventually("all deliveries are over", PATIENCE, || async {
         let mut all = Vec::new();
         for tenant in TENANTS {
@@ -205,90 +212,15 @@ async fn settle(data: &Channel, ledger: &Ledger) -> Vec<Delivery> {
     .await
 }
 
-fn check(
-    ledger: &Ledger,
-    receiver: &Receiver,
-    secrets: &BTreeMap<String, String>,
-    settled: &[Delivery],
-) {
-    let acked = ledger.acked.lock().unwrap();
-    assert_eq!(acked.len(), PUBLISHERS * EVENTS_EACH);
-    let mut expected: BTreeSet<Pair> = BTreeSet::new();
-    for (tenant, id) in acked.keys() {
-        for subscription in ["good", "other", "flaky", "slow", "dead"] {
-            expected.insert((format!("{tenant}-{subscription}"), id.clone()));
-        }
+/// A dead letter as the ledger notes it. Only the dead receiver has any.
+fn dead(delivery: &Delivery) -> Option<(String, String, String)> {
+    if delivery.state() != delivery::State::DeadLettered {
+        return None;
     }
-    let received = receiver.received();
-    let mut counts: BTreeMap<Pair, usize> = BTreeMap::new();
-    for it in received.iter().filter(|it| it.status.is_success()) {
-        *counts
-            .entry((it.path.clone(), it.header("webhook-id").to_owned()))
-            .or_default() += 1;
-    }
-    let dead: BTreeSet<Pair> = settled
-        .iter()
-        .filter(|it| it.state() == delivery::State::DeadLettered)
-        .map(|it| {
-            let parts: Vec<&str> = it.name.split('/').collect();
-            (
-                format!("{}-{}", parts[1], parts[3]),
-                it.event.rsplit('/').next().unwrap().to_owned(),
-            )
-        })
-        .collect();
-    let lost: Vec<&Pair> = expected
-        .iter()
-        .filter(|it| !counts.contains_key(it) && !dead.contains(it))
-        .collect();
-    assert!(
-        lost.is_empty(),
-        "{} lost, such as {:?}",
-        lost.len(),
-        lost.first()
-    );
-    let invented: Vec<&Pair> = counts
-        .keys()
-        .chain(&dead)
-        .filter(|it| !expected.contains(*it))
-        .collect();
-    assert!(
-        invented.is_empty(),
-        "{} invented, such as {:?}",
-        invented.len(),
-        invented.first()
-    );
-    assert!(
-        dead.iter().all(|(path, _)| path.ends_with("-dead")),
-        "only the dead receiver has dead letters"
-    );
-
-    // Only what was in flight or unsynced at a kill is received twice.
-    let n_extra: usize = counts.values().map(|count| count - 1).sum();
-    let bound = KILL_AGENT_AT.len() * 2 * 1024;
-    assert!(
-        n_extra <= bound,
-        "{n_extra} duplicates, at most {bound} are excused"
-    );
-    eprintln!(
-        "{} deliveries, {} requests, {n_extra} duplicates after {} kills",
-        expected.len(),
-        received.len(),
-        KILL_AGENT_AT.len()
-    );
-
-    for it in &received {
-        let tenant = it.path.split('-').next().unwrap().to_owned();
-        let data = &acked[&(tenant, it.header("webhook-id").to_owned())];
-        let body = std::str::from_utf8(&it.body).unwrap();
-        assert!(
-            body.contains(data),
-            "the data is passed on byte for byte: {body}"
-        );
-    }
-    let signed: Vec<(String, Received)> = received
-        .into_iter()
-        .map(|it| (secrets[&it.path].clone(), it))
-        .collect();
-    verifier::verify(&signed);
+    let parts: Vec<&str> = delivery.name.split('/').collect();
+    let [_, tenant, _, "dead", ..] = parts[..] else {
+        panic!("a receiver that lives has a dead letter: {delivery:?}");
+    };
+    let id = delivery.event.rsplit('/').next()?;
+    Some((tenant.to_owned(), "dead".to_owned(), id.to_owned()))
 }

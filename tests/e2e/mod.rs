@@ -1,8 +1,14 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
+mod abuse;
+mod audit;
 mod bench;
 mod broadcast;
+mod clients;
 mod command;
+mod deploy;
+mod dialects;
+mod disks;
 mod door;
 mod engine;
 mod events;
@@ -10,10 +16,17 @@ mod facade;
 mod faults;
 mod first_callback;
 mod fleet;
+mod isolation;
 mod ledger;
+mod limits;
 mod moves;
+mod openapi;
 mod power;
 mod readme;
 mod safety;
 mod snapshots;
 mod store;
+mod surroundings;
+mod tls;
+mod tokens;
+mod verification;

@@ -1,126 +1,50 @@
-//! Slots that move between agents while events are published to any of them: a ledger of what was acknowledged against
-//! what was received.
+//! What waits at an agent while its slots move, or for one that is away; and what operators say about slots. Moves
+//! under load are in `chaos`.
 
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{ops::Range, time::Duration};
 
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{
     ListAgentsRequest, Subscription, agent::State, fleet_service_client::FleetServiceClient,
-    publish_result,
 };
 use tonic::transport::Channel;
 
 use crate::harness::{
     api::{
-        create_tenant, deliveries, event, keyed, ordered, publish, publish_one, retries,
-        subscribe_in_force, to,
+        create_tenant, deliveries, event, keyed, ordered, publish_one, retries, subscribe_in_force,
+        to,
     },
     eventually,
+    ledger::{Doors, Ledger, Shape},
     process::{Process, agent, agent_command, control_plane, hookfleet},
     receiver::Receiver,
 };
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const N_TENANTS: usize = 12;
+/// Events of a tenant.
+const EACH: usize = 20;
 
-/// Tenants in slots of their own, each with a receiver of everything, and what was acknowledged.
-#[derive(Clone)]
-struct Ledger {
-    receiver: Receiver,
-    acked: Arc<Mutex<BTreeMap<(String, String), ()>>>,
-    n_acked: Arc<AtomicUsize>,
-}
-
-impl Ledger {
-    async fn start(admin: &Channel) -> Self {
-        let receiver = Receiver::start().await;
-        for number in 0..N_TENANTS {
-            let tenant = format!("tenant-{number}");
-            create_tenant(admin, &tenant).await;
-            let wanted = Subscription {
-                retry_policy: retries(&[1; 50]),
-                ..to(receiver.url(&tenant))
-            };
-            subscribe_in_force(admin, &tenant, "hook", wanted).await;
-        }
-        Self {
-            receiver,
-            acked: Arc::default(),
-            n_acked: Arc::default(),
-        }
+/// Tenants in slots of their own, each with a receiver of everything.
+async fn subscribed(admin: &Channel) -> (Ledger, Shape) {
+    let ledger = Ledger::start().await;
+    let tenants: Vec<String> = (0..N_TENANTS).map(|it| format!("tenant-{it}")).collect();
+    for tenant in &tenants {
+        create_tenant(admin, tenant).await;
+        let policy = |it| Subscription {
+            retry_policy: retries(&[1; 50]),
+            ..it
+        };
+        ledger.subscribe(admin, tenant, "hook", policy).await;
     }
-
-    /// Publishes `n` events of all tenants in turn, through the agents in turn, each until it is acknowledged.
-    async fn publish(self, name: &'static str, through: Vec<Channel>, n: usize) {
-        for number in 0..n {
-            let tenant = format!("tenant-{}", number % N_TENANTS);
-            let event = event(&format!("{name}-{number}"), "orders.created", "{}");
-            for attempt in number.. {
-                let channel = &through[attempt % through.len()];
-                let published = publish(channel, &tenant, vec![event.clone()]).await;
-                match published.map(|mut results| results.pop()) {
-                    Ok(Some(publish_result::Result::Receipt(receipt))) => {
-                        let id = receipt.event.rsplit('/').next().unwrap().to_owned();
-                        self.acked.lock().unwrap().insert((tenant, id), ());
-                        self.n_acked.fetch_add(1, Ordering::Relaxed);
-                        break;
-                    }
-                    Ok(other) => panic!("a good event was refused: {other:?}"),
-                    // Killed, restarting, or not in sync yet.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-                }
-            }
-        }
-    }
-
-    async fn acknowledged(&self, n: usize) {
-        eventually("events are acknowledged", PATIENCE, || async {
-            let n_acked = self.n_acked.load(Ordering::Relaxed);
-            if n_acked >= n { Ok(()) } else { Err(n_acked) }
-        })
-        .await;
-    }
-
-    /// How often each delivery was received.
-    fn counts(&self) -> BTreeMap<(String, String), usize> {
-        let mut counts = BTreeMap::new();
-        for it in self.receiver.received() {
-            if it.status.is_success() {
-                let id = it.header("webhook-id").to_owned();
-                *counts.entry((it.path, id)).or_default() += 1;
-            }
-        }
-        counts
-    }
-
-    /// Waits until everything acknowledged was received; answers how much was received more than once.
-    async fn settle(&self) -> usize {
-        eventually("everything acknowledged is received", PATIENCE, || async {
-            let (acked, counts) = (self.acked.lock().unwrap(), self.counts());
-            let missing: Vec<_> = acked
-                .keys()
-                .filter(|it| !counts.contains_key(*it))
-                .collect();
-            match missing.first() {
-                None => Ok(()),
-                Some(first) => Err(format!(
-                    "{} of {}, such as {first:?}",
-                    missing.len(),
-                    acked.len()
-                )),
-            }
-        })
-        .await;
-        self.counts().values().map(|count| count - 1).sum()
-    }
+    let shape = Shape {
+        name: "moves",
+        tenants,
+        pause: Duration::ZERO,
+        n_each: EACH,
+        stays: true,
+    };
+    (ledger, shape)
 }
 
 /// Waits until the live agents have these shares of the slots, from the least.
@@ -142,28 +66,6 @@ async fn shares(admin: &Channel, expected: &[i32]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_joins_takes_its_share_and_nothing_is_lost_or_doubled() {
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = TestEtcd::start().await;
-    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
-    let admin = plane.channel();
-    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[1024]).await;
-    let ledger = Ledger::start(&admin).await;
-    let alone = tokio::spawn(ledger.clone().publish("alone", vec![first.channel()], 1200));
-    ledger.acknowledged(300).await;
-
-    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[512, 512]).await;
-    let both = vec![first.channel(), second.channel()];
-    let together = tokio::spawn(ledger.clone().publish("together", both, 600));
-    alone.await.unwrap();
-    together.await.unwrap();
-    assert_eq!(ledger.settle().await, 0, "received twice");
-    assert_eq!(ledger.acked.lock().unwrap().len(), 1800);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_for_an_agent_that_is_away_wait_at_another_one() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = TestEtcd::start().await;
@@ -172,24 +74,23 @@ async fn events_for_an_agent_that_is_away_wait_at_another_one() {
     let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
     let second = agent(&dir.path().join("second"), plane.address, "127.0.0.5:0");
     shares(&admin, &[512, 512]).await;
-    let ledger = Ledger::start(&admin).await;
+    let (ledger, shape) = subscribed(&admin).await;
 
     let address = second.address.to_string();
     second.kill();
-    let published = ledger.clone().publish("away", vec![first.channel()], 120);
-    published.await;
-    let received = ledger.counts();
-    let acked = ledger.acked.lock().unwrap().clone();
-    let waiting: Vec<_> = acked
-        .keys()
-        .filter(|it| !received.contains_key(*it))
-        .collect();
+    ledger
+        .publish_all(&Doors::of([first.channel()]), &shape)
+        .await;
+    let waiting = ledger.missing();
     assert!(
         waiting.len() >= 10,
         "some tenants are the second agent's: {waiting:?}"
     );
     let second = agent(&dir.path().join("second"), plane.address, &address);
-    assert_eq!(ledger.settle().await, 0, "received twice");
+    ledger
+        .settle()
+        .await
+        .passes(N_TENANTS * EACH, N_TENANTS * EACH);
     drop(second);
 }
 
@@ -258,12 +159,13 @@ async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
     let admin = plane.channel();
     let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
     shares(&admin, &[1024]).await;
-    let ledger = Ledger::start(&admin).await;
-    for number in 0..N_TENANTS {
-        ledger.receiver.answer(&format!("tenant-{number}"), 503);
+    let (ledger, shape) = subscribed(&admin).await;
+    for tenant in &shape.tenants {
+        ledger.receiver.answer(&format!("{tenant}/hook"), 503);
     }
-    let published = ledger.clone().publish("waits", vec![first.channel()], 240);
-    published.await;
+    ledger
+        .publish_all(&Doors::of([first.channel()]), &shape)
+        .await;
     let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
     shares(&admin, &[512, 512]).await;
 
@@ -296,42 +198,14 @@ async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
     let address = second.address.to_string();
     second.kill();
     let second = agent(&dir.path().join("second"), plane.address, &address);
-    for number in 0..N_TENANTS {
-        ledger.receiver.answer(&format!("tenant-{number}"), 204);
+    for tenant in &shape.tenants {
+        ledger.receiver.answer(&format!("{tenant}/hook"), 204);
     }
-    assert_eq!(ledger.settle().await, 0, "received twice");
+    ledger
+        .settle()
+        .await
+        .passes(N_TENANTS * EACH, N_TENANTS * EACH);
     drop(second);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_ends_in_order_leaves_nothing_behind_and_nobody_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = TestEtcd::start().await;
-    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
-    let admin = plane.channel();
-    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
-    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[512, 512]).await;
-    let ledger = Ledger::start(&admin).await;
-    // Some wait for their next attempt.
-    for number in 0..N_TENANTS / 2 {
-        let path = format!("tenant-{number}");
-        ledger.receiver.answer_with(&path, |_, n_before| {
-            let status: u16 = if n_before < 60 { 503 } else { 204 };
-            (status.try_into().unwrap(), Vec::new(), Duration::ZERO)
-        });
-    }
-    let stays = tokio::spawn(ledger.clone().publish("stays", vec![first.channel()], 900));
-    let both = vec![second.channel(), first.channel()];
-    let goes = tokio::spawn(ledger.clone().publish("goes", both, 600));
-    ledger.acknowledged(300).await;
-    assert!(second.terminate().await.success());
-    // Nothing of it is needed any more.
-    std::fs::remove_dir_all(dir.path().join("second")).unwrap();
-    stays.await.unwrap();
-    goes.await.unwrap();
-    assert_eq!(ledger.settle().await, 0, "received twice");
-    shares(&admin, &[1024]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

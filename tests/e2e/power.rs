@@ -6,9 +6,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,24 +18,18 @@ use tonic::transport::Channel;
 
 use crate::harness::{
     api::{create_tenant, event, publish, subscribe_in_force, to},
+    disk::Disk,
     eventually,
-    process::standalone,
+    process::{Process, hookfleet},
     receiver::Receiver,
 };
 
 const ROUNDS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// `FS_IOC_SHUTDOWN` without flushing anything, the log of the file system included, once a line says so.
-const CUT: &str = "import fcntl, os, struct, sys
-disk = os.open(sys.argv[1], os.O_RDONLY)
-print('ready', flush=True)
-sys.stdin.readline()
-fcntl.ioctl(disk, 0x8004587d, struct.pack('I', 2))";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_power_cuts() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(disk) = Disk::new(dir.path()) else {
+    let Some(disk) = Disk::new(dir.path(), 1 << 30) else {
         return;
     };
     let receiver = Receiver::start().await;
@@ -46,7 +37,7 @@ async fn what_was_acknowledged_survives_power_cuts() {
     let mut n_unknown = 0;
     for round in 0..ROUNDS {
         disk.mount();
-        let server = standalone(&disk.mount_point.join("data"));
+        let server = on(&disk);
         if round == 0 {
             create_tenant(&server.channel(), "acme").await;
             let subscription = to(receiver.url("hook"));
@@ -82,7 +73,7 @@ async fn what_was_acknowledged_survives_power_cuts() {
         "no publish was under way when the power was cut"
     );
     disk.mount();
-    let server = standalone(&disk.mount_point.join("data"));
+    let server = on(&disk);
     let acked = acked.lock().unwrap().clone();
     eventually("everything acknowledged", PATIENCE, || async {
         let received = receiver.received_at("hook");
@@ -96,6 +87,15 @@ async fn what_was_acknowledged_survives_power_cuts() {
     .await;
     assert!(server.terminate().await.success());
     disk.unmount();
+}
+
+/// With small segments, so that the power also goes while one is begun, sealed or unlinked.
+fn on(disk: &Disk) -> Process {
+    let mut command = hookfleet();
+    command.env("HOOKFLEET_SEGMENT_MIB", "1");
+    command.arg("standalone");
+    command.arg("--data-dir").arg(disk.mount_point.join("data"));
+    Process::start(command, "127.0.0.1:0")
 }
 
 /// Publishes in one round.
@@ -116,7 +116,8 @@ impl Publisher {
         let Self { label, .. } = &self;
         for number in 0.. {
             let ids: Vec<String> = (0..5).map(|it| format!("{label}-{number}-{it}")).collect();
-            let events = ids.iter().map(|id| event(id, "a.b", "{\"power\":true}"));
+            let data = format!("{{\"power\":\"{}\"}}", "x".repeat(2000));
+            let events = ids.iter().map(|id| event(id, "a.b", &data));
             let Ok(results) = publish(&self.channel, "acme", events.collect()).await else {
                 return ids.len();
             };
@@ -131,83 +132,4 @@ impl Publisher {
         }
         0
     }
-}
-
-/// An ext4 of its own.
-struct Disk {
-    image: PathBuf,
-    mount_point: PathBuf,
-}
-
-impl Disk {
-    /// `None`, with a word about it, where this machine does not permit one.
-    fn new(dir: &Path) -> Option<Self> {
-        let disk = Self {
-            image: dir.join("disk.img"),
-            mount_point: dir.join("disk"),
-        };
-        std::fs::create_dir(&disk.mount_point).unwrap();
-        let file = std::fs::File::create(&disk.image).unwrap();
-        file.set_len(1 << 30).unwrap();
-        let made = run("mkfs.ext4", &["-q", "-F", text(&disk.image)]);
-        let mounted = made.and_then(|_| disk.try_mount());
-        if let Err(why) = mounted {
-            eprintln!(
-                "SKIPPED: no power is cut, because this machine has no loop device for us: {why}"
-            );
-            return None;
-        }
-        disk.unmount();
-        Some(disk)
-    }
-
-    fn try_mount(&self) -> Result<Output, String> {
-        let (image, point) = (text(&self.image), text(&self.mount_point));
-        run("mount", &["-o", "loop", image, point])
-    }
-
-    fn mount(&self) {
-        self.try_mount().unwrap();
-    }
-
-    fn unmount(&self) {
-        run("umount", &[text(&self.mount_point)]).unwrap();
-    }
-
-    /// Afterwards nothing reaches the disk, and what was not synced never did.
-    fn cut(&self, before: impl FnOnce()) {
-        let mut cut = Command::new("python3")
-            .args(["-c", CUT, text(&self.mount_point)])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(cut.stdout.take().unwrap());
-        said.read_line(&mut String::new()).unwrap();
-        before();
-        drop(cut.stdin.take());
-        assert!(cut.wait().unwrap().success());
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _not_mounted = run("umount", &["-l", text(&self.mount_point)]);
-    }
-}
-
-fn run(command: &str, arguments: &[&str]) -> Result<Output, String> {
-    let output = Command::new(command).args(arguments).output();
-    let output = output.map_err(|error| format!("{command}: {error}"))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    Err(format!(
-        "{command}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    ))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }

@@ -32,6 +32,13 @@ pub async fn create_tenant(channel: &Channel, id: &str) -> Tenant {
     created.expect("the tenant is created").into_inner()
 }
 
+/// Creates a tenant and waits until its events are taken; one was.
+pub async fn create_tenant_in_force(channel: &Channel, id: &str) {
+    create_tenant(channel, id).await;
+    let published = || publish(channel, id, vec![event("first", "a.b", "{}")]);
+    eventually("the tenant is known", Duration::from_secs(60), published).await;
+}
+
 /// Creates a subscription.
 pub async fn subscribe(
     channel: &Channel,

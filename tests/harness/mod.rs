@@ -1,9 +1,16 @@
 //! What integration tests are made of: real processes, real receivers, conditions to wait for.
 
 pub mod api;
+pub mod checker;
+pub mod dialect;
+pub mod disk;
+pub mod frames;
 pub mod http;
+pub mod ledger;
 pub mod process;
+pub mod provider;
 pub mod receiver;
+pub mod shim;
 pub mod verifier;
 
 use std::{fmt::Debug, future::Future, time::Duration};

@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
-    errors: Arc<Mutex<Vec<String>>>,
+    /// What it has logged.
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 /// The binary.
@@ -48,6 +49,9 @@ pub fn control_plane(dir: &Path, etcd: &str, listen: &str) -> Process {
     let mut command = hookfleet();
     command.args(["control-plane", "--etcd", etcd, "--allow-loopback-targets"]);
     command.arg("--key-file").arg(dir.join("secrets.key"));
+    // Several planes share the directory, and each has a log of its own.
+    let audit = tempfile::tempdir_in(dir).expect("a directory");
+    command.arg("--audit-dir").arg(audit.keep());
     Process::start(command, listen)
 }
 
@@ -68,41 +72,56 @@ pub fn agent_command(data_dir: &Path, control_plane: SocketAddr) -> Command {
 impl Process {
     /// Starts the command and waits until it says where it listens. What is to be started again on
     /// the same port listens on a loopback address of its own, so that nobody takes it meanwhile.
-    pub fn start(mut command: Command, listen: &str) -> Self {
+    pub fn start(command: Command, listen: &str) -> Self {
+        Self::try_start(command, listen).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As [`Process::start`]; or how the process ended before it listened.
+    pub fn try_start(command: Command, listen: &str) -> Result<Self, String> {
+        let (mut process, address) = Self::launch(command, listen);
+        match address.recv_timeout(PATIENCE) {
+            Ok(address) => {
+                process.address = address;
+                Ok(process)
+            }
+            Err(_) => {
+                drop(process.child.kill());
+                let ended = process.child.wait();
+                Err(format!("the process does not listen; it ended: {ended:?}"))
+            }
+        }
+    }
+
+    /// Starts the command; where it listens is not known yet.
+    fn launch(mut command: Command, listen: &str) -> (Self, mpsc::Receiver<SocketAddr>) {
         command.args(["--listen", listen]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        let errors = Arc::<Mutex<Vec<String>>>::default();
-        let logged = Arc::clone(&errors);
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let logged = Arc::clone(&lines);
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("{line}");
-                if line.contains(" ERROR ") {
-                    logged.lock().expect("no panic").push(line);
-                }
+                logged.lock().expect("no panic").push(line);
             }
         });
         let (sender, address) = mpsc::channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                if let Some(address) = line.strip_prefix("listening on http://") {
+                let url = line.strip_prefix("listening on ");
+                if let Some((_, address)) = url.and_then(|it| it.split_once("://")) {
                     let _nobody_waits = sender.send(address.parse().expect("an address"));
                 }
             }
         });
-        let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            panic!(
-                "{command:?} does not listen; it ended: {:?}",
-                child.try_wait()
-            )
-        });
-        Self {
+        let process = Self {
             child,
-            address,
-            errors,
-        }
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            lines,
+        };
+        (process, address)
     }
 
     /// A connection that is made when it is used, and again after a restart.
@@ -113,9 +132,39 @@ impl Process {
             .connect_lazy()
     }
 
+    /// The most memory that was resident.
+    pub fn peak_resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the process is there");
+        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+        let kilobytes = line.expect("a line").trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().expect("a number") * 1024
+    }
+
+    /// Whether it has logged a line with this in it.
+    pub fn has_logged(&self, text: &str) -> bool {
+        let lines = self.lines.lock().expect("no panic");
+        lines.iter().any(|it| it.contains(text))
+    }
+
     /// Its number.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How much memory it has, in bytes.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the process is alive");
+        let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+        kib.expect("a number of kB") << 10
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).expect("the process can be signalled");
     }
 
     /// `kill -9`: nothing is said, nothing is flushed.
@@ -129,7 +178,7 @@ impl Process {
         drop(self.child.kill());
         self.child.wait().expect("the process has ended");
         // Its last lines are read when the pipe ends; they are not an accusation.
-        self.errors = Arc::default();
+        self.lines = Arc::default();
     }
 
     /// Waits for a process that ends because its disk has failed, which it may have said.
@@ -137,14 +186,18 @@ impl Process {
         let waiting = tokio::task::spawn_blocking(move || (self.child.wait(), self));
         let ended = tokio::time::timeout(PATIENCE, waiting).await;
         let (status, mut process) = ended.expect("the process ends in time").expect("no panic");
-        process.errors = Arc::default();
+        process.lines = Arc::default();
         status.expect("the process has ended")
     }
 
     /// SIGTERM, and what the process made of it.
-    pub async fn terminate(mut self) -> std::process::ExitStatus {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, Signal::SIGTERM).expect("the process can be signalled");
+    pub async fn terminate(self) -> std::process::ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Waits for a process that has been told to end.
+    pub async fn ended(mut self) -> std::process::ExitStatus {
         // Receivers of this test may have to answer before it ends.
         let waiting = tokio::task::spawn_blocking(move || {
             let status = self.child.wait();
@@ -163,7 +216,8 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
         if !thread::panicking() {
-            let errors = self.errors.lock().expect("no panic");
+            let lines = self.lines.lock().expect("no panic");
+            let errors: Vec<_> = lines.iter().filter(|it| it.contains(" ERROR ")).collect();
             assert!(errors.is_empty(), "an ERROR was logged: {errors:#?}");
         }
     }

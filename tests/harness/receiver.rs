@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -15,23 +15,35 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 /// What a receiver got.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub path: String,
+    /// Behind the `?`; empty if there is none.
+    pub query: String,
     pub method: Method,
     pub headers: HeaderMap,
     pub body: Bytes,
     /// What it was answered.
     pub status: StatusCode,
+    /// When it came.
+    pub from: Instant,
+    answered: Arc<OnceLock<Instant>>,
+}
+
+/// What a path answers, and after how long.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+    pub delay: Duration,
 }
 
 /// How a path answers, given the number of requests it has had before.
-pub type Answer = Arc<
-    dyn Fn(&HeaderMap, usize) -> (StatusCode, Vec<(&'static str, String)>, Duration) + Send + Sync,
->;
+pub type Answer = Arc<dyn Fn(&Received, usize) -> Reply + Send + Sync>;
 
 /// Receivers at paths of one address.
 #[derive(Clone)]
@@ -50,16 +62,26 @@ struct Known {
 impl Receiver {
     /// Listens on a free port; every path answers 204 until told otherwise.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// Listens there.
+    pub async fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let receiver = Self {
             address: listener.local_addr().expect("bound"),
             state: Arc::default(),
         };
+        receiver.serve(listener);
+        receiver
+    }
+
+    /// Listens there too: on loopback of another network, say.
+    pub fn serve(&self, listener: TcpListener) {
         let router = Router::new()
             .route("/{*path}", any(receive))
-            .with_state(receiver.clone());
+            .with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        receiver
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -81,8 +103,35 @@ impl Receiver {
         + Sync
         + 'static,
     ) {
+        self.reply_with(path, move |received, n_before| {
+            let (status, headers, delay) = answer(&received.headers, n_before);
+            Reply {
+                status,
+                headers,
+                delay,
+                ..Reply::default()
+            }
+        });
+    }
+
+    /// The path replies to what it gets as the function says.
+    pub fn reply_with(
+        &self,
+        path: &str,
+        reply: impl Fn(&Received, usize) -> Reply + Send + Sync + 'static,
+    ) {
         let mut state = self.state.lock().expect("no panic");
-        state.answers.insert(path.to_owned(), Arc::new(answer));
+        state.answers.insert(path.to_owned(), Arc::new(reply));
+    }
+
+    /// Looks at everything that came, in order, where it is: it may be much.
+    pub fn with<T>(&self, look: impl FnOnce(&[Received]) -> T) -> T {
+        look(&self.state.lock().expect("no panic").received)
+    }
+
+    /// How much came.
+    pub fn count(&self) -> usize {
+        self.with(<[Received]>::len)
     }
 
     /// Everything that came, in order.
@@ -98,6 +147,11 @@ impl Receiver {
 }
 
 impl Received {
+    /// When the answer was ready; never, if the sender was gone by then.
+    pub fn until(&self) -> Option<Instant> {
+        self.answered.get().copied()
+    }
+
     /// A header as text; empty if absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers
@@ -115,7 +169,7 @@ async fn receive(
     State(receiver): State<Receiver>,
     Path(path): Path<String>,
     method: Method,
-    _uri: Uri,
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
@@ -128,26 +182,38 @@ async fn receive(
             .or_default();
         (state.answers.get(&path).cloned(), n_before)
     };
-    let (status, extra, delay) = answer
-        .map_or((StatusCode::NO_CONTENT, Vec::new(), Duration::ZERO), |it| {
-            it(&headers, n_before)
-        });
+    let answered = Arc::<OnceLock<Instant>>::default();
+    let mut received = Received {
+        path,
+        query: uri.query().unwrap_or_default().to_owned(),
+        method,
+        headers,
+        body,
+        status: StatusCode::NO_CONTENT,
+        from: Instant::now(),
+        answered: Arc::clone(&answered),
+    };
+    let reply = answer.map(|it| it(&received, n_before));
+    let reply = reply.unwrap_or_else(|| Reply {
+        status: StatusCode::NO_CONTENT,
+        ..Reply::default()
+    });
+    received.status = reply.status;
     // Remembered before it is answered: what the sender knows, the ledger knows.
     receiver
         .state
         .lock()
         .expect("no panic")
         .received
-        .push(Received {
-            path,
-            method,
-            headers,
-            body,
-            status,
-        });
-    tokio::time::sleep(delay).await;
-    let mut response = status.into_response();
-    for (name, value) in extra {
+        .push(received);
+    tokio::time::sleep(reply.delay).await;
+    // Whoever hangs up before ends this future.
+    answered.get_or_init(Instant::now);
+    let mut response = match reply.body.as_str() {
+        "" => reply.status.into_response(),
+        _ => (reply.status, reply.body).into_response(),
+    };
+    for (name, value) in reply.headers {
         response
             .headers_mut()
             .insert(name, value.parse().expect("a header value"));

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use hookfleet_proto::{
     fleet::{SecretKey, SubscriptionSpec},
-    v1::{self, BodyMode, Ordering},
+    v1::{self, BodyMode, Ordering, subscription::State},
 };
 use http::{HeaderName, HeaderValue};
 
@@ -17,6 +17,7 @@ use crate::{
     signature::Key,
     target::{Rules, Target},
     time::Timestamp,
+    verification,
     violation::Violations,
 };
 
@@ -29,7 +30,7 @@ pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
 /// How many keys may sign at once.
 pub const MAX_KEYS: usize = 5;
 
-/// A subscription as an agent delivers by it.
+/// A subscription as an agent delivers by it. An agent may have a million of them.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// Its name.
@@ -39,25 +40,29 @@ pub struct Subscription {
     /// Where callbacks go.
     pub target: Arc<Target>,
     /// What is wanted.
-    pub patterns: Vec<Pattern>,
+    pub patterns: Box<[Pattern]>,
     /// How the body is made.
     pub mode: BodyMode,
-    /// Further headers.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Further headers, with what the receiver was told of us when it agreed.
+    pub headers: Box<[(HeaderName, HeaderValue)]>,
     /// When a failed delivery is tried again.
     pub policy: Arc<Policy>,
     /// How long an attempt may wait for the response's headers.
     pub timeout: Duration,
     /// How many attempts may be in flight at once.
     pub max_in_flight: u32,
-    /// How many attempts may start in a second, if that is limited.
+    /// How many attempts may start in a second, if that is limited: by its owner, by its receiver, or by both.
     pub max_requests_per_second: Option<f64>,
     /// Events with the same partition key are attempted one after the other.
     pub is_ordered: bool,
     /// What signs, newest first.
-    pub keys: Vec<Key>,
+    pub keys: Box<[Key]>,
     /// Deliveries wait.
     pub suspended: bool,
+    /// Events match. Else nothing is sent but what verifies the callback URL.
+    pub is_in_force: bool,
+    /// The verification that goes on.
+    pub verification: Option<Box<verification::Pending>>,
 }
 
 impl Subscription {
@@ -67,8 +72,9 @@ impl Subscription {
     /// Everything that is wrong with it.
     pub fn try_new(spec: &SubscriptionSpec, rules: &Rules) -> Result<Self, Violations> {
         let mut violations = Violations::default();
-        let subscription = spec.subscription.clone().unwrap_or_default();
-        validate(&subscription, rules)?;
+        let none = v1::Subscription::default();
+        let subscription = spec.subscription.as_ref().unwrap_or(&none);
+        validate(subscription, rules)?;
         let mut field =
             |field: &str, error: &dyn std::fmt::Display| violations.push(field, error.to_string());
         let name = subscription
@@ -78,7 +84,7 @@ impl Subscription {
         let uid = parse_uid(&subscription.uid).ok_or_else(|| field("uid", &"must be a UUID"));
         let target = Target::parse(&subscription.callback_url, rules);
         let target = target.map_err(|error| field("callback_url", &error));
-        let patterns: Result<Vec<Pattern>, _> = subscription
+        let patterns: Result<Box<[Pattern]>, _> = subscription
             .event_types
             .iter()
             .map(|it| it.parse())
@@ -88,13 +94,23 @@ impl Subscription {
             .headers
             .iter()
             .map(compile_header)
-            .collect::<Option<Vec<_>>>();
+            .chain(granted_origin(subscription).map(Some))
+            .collect::<Option<Box<[_]>>>();
         let headers = headers.ok_or_else(|| field("headers", &"must be headers"));
-        let keys: Result<Vec<Key>, _> = spec.secret_keys.iter().map(compile_key).collect();
+        let verification = match &spec.verification {
+            Some(spec) => verification::Pending::try_new(spec, subscription, rules),
+            None => Ok(None),
+        };
+        let verification =
+            verification.map_err(|error| field("verification_status.callback_url", &error));
+        let keys: Result<Box<[Key]>, _> = spec.secret_keys.iter().map(compile_key).collect();
         let keys = keys.map_err(|error| field("secret_keys", &error));
         let (Ok(name), Ok(uid), Ok(target), Ok(patterns), Ok(headers), Ok(keys)) =
             (name, uid, target, patterns, headers, keys)
         else {
+            return Err(violations);
+        };
+        let Ok(verification) = verification else {
             return Err(violations);
         };
         Ok(Self {
@@ -110,13 +126,35 @@ impl Subscription {
                 Ok(0) | Err(_) => DEFAULT_MAX_IN_FLIGHT,
                 Ok(max) => max,
             },
-            max_requests_per_second: Some(subscription.max_requests_per_second)
-                .filter(|it| *it > 0.0),
+            max_requests_per_second: rate(subscription),
             is_ordered: subscription.ordering() == Ordering::ByPartitionKey,
             keys,
-            suspended: subscription.state() == v1::subscription::State::Suspended,
+            suspended: subscription.state() == State::Suspended,
+            is_in_force: !matches!(subscription.state(), State::Pending | State::Failed),
+            verification: verification.map(Box::new),
         })
     }
+}
+
+/// The lower of what its owner and its receiver allow in a second.
+fn rate(subscription: &v1::Subscription) -> Option<f64> {
+    let granted = subscription.grant.as_ref();
+    let granted = granted.map_or(0, |it| it.max_requests_per_minute);
+    let limits = [
+        subscription.max_requests_per_second,
+        f64::from(granted) / 60.0,
+    ];
+    limits.into_iter().filter(|it| *it > 0.0).reduce(f64::min)
+}
+
+/// What the receiver agreed to be called by is said at every call.
+fn granted_origin(subscription: &v1::Subscription) -> Option<(HeaderName, HeaderValue)> {
+    let grant = subscription.grant.as_ref();
+    let origin = grant.filter(|it| !it.origin.is_empty())?.origin.parse();
+    Some((
+        HeaderName::from_static("webhook-request-origin"),
+        origin.ok()?,
+    ))
 }
 
 /// A UUID in its text form, as 16 bytes.

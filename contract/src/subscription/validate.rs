@@ -2,7 +2,9 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use hookfleet_proto::v1::{self, BodyMode, Ordering, RetryPreset, SignatureAlgorithm};
+use hookfleet_proto::v1::{
+    self, BodyMode, Ordering, RetryPreset, SignatureAlgorithm, subscription::Verification,
+};
 
 use super::duration;
 use crate::{
@@ -55,6 +57,9 @@ pub fn validate(subscription: &v1::Subscription, rules: &Rules) -> Result<(), Vi
     }
     if Ordering::try_from(subscription.ordering).is_err() {
         violation.push("ordering", "must be UNORDERED or BY_PARTITION_KEY");
+    }
+    if Verification::try_from(subscription.verification).is_err() {
+        violation.push("verification", "must be one of the ways to verify");
     }
     signing(subscription, violation);
     violations.into_result(())

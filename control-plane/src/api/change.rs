@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::status;
 use crate::{
-    store::{Error, Outcome, Revision, Store, Txn},
+    store::{Error, Outcome, Revision, Store, Txn, Write},
     stored,
 };
 
@@ -65,9 +65,19 @@ pub(crate) async fn update<T: Message + Default>(
     subject: &Subject,
     mut decide: impl FnMut(&T) -> Result<Option<T>, ApiError>,
 ) -> Result<Version<T>, ApiError> {
+    let alone = |before: &T| Ok(decide(before)?.map(|value| (value, Vec::new())));
+    update_besides(store, subject, alone).await
+}
+
+/// Changes a thing and what belongs to it: `decide` answers what is written with it, besides.
+pub(crate) async fn update_besides<T: Message + Default>(
+    store: &dyn Store,
+    subject: &Subject,
+    mut decide: impl FnMut(&T) -> Result<Option<(T, Vec<Write>)>, ApiError>,
+) -> Result<Version<T>, ApiError> {
     for _ in 0..ATTEMPTS {
         let before = matching::<T>(store, subject).await?;
-        let Some(value) = decide(&before.value)? else {
+        let Some((value, besides)) = decide(&before.value)? else {
             return Ok(before);
         };
         let revision = before.revision;
@@ -75,9 +85,10 @@ pub(crate) async fn update<T: Message + Default>(
             return Ok(Version { value, revision });
         }
         let bytes = Bytes::from(value.encode_to_vec());
-        let txn = Txn::new()
+        let mut txn = Txn::new()
             .unchanged(&subject.key, revision)
             .put(&subject.key, bytes.clone());
+        txn.writes.extend(besides);
         if let Outcome::Committed(revision) = commit(store, txn, &subject.key, &bytes).await? {
             return Ok(Version { value, revision });
         }

@@ -24,12 +24,12 @@ use super::{
 };
 use crate::{
     keys,
-    store::{Error, LeaseId, Outcome, Revision, Store, Txn},
+    store::{Error, LeaseId, Outcome, Revision, Store, Txn, Write},
     vault::Place,
 };
 
 /// How long a result is kept. A lease is shared, so it lives for as long as it is shared besides.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
 const SHARED: Duration = Duration::from_secs(3600);
 /// Results per lease; many leases, and many keys of one lease, both weigh on etcd.
 const SHARES: usize = 1000;
@@ -41,6 +41,8 @@ pub(crate) struct Creation {
     /// As the caller knows it.
     pub(crate) name: String,
     pub(crate) value: Bytes,
+    /// What is written with it.
+    pub(crate) besides: Vec<Write>,
     /// The tenant that it is created in.
     pub(crate) parent: Option<TenantId>,
     /// The request, if it names itself.
@@ -67,9 +69,12 @@ pub(crate) enum Created {
     Before(Box<Version<stored_request::Result>>),
 }
 
-/// The leases that results hang on.
-#[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<Option<Shared>>);
+/// The leases that things hang on which are kept for a while.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    kept: Duration,
+    shared: Mutex<Option<Shared>>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -139,6 +144,7 @@ pub(crate) async fn create(api: &Api, creation: Creation) -> Result<Created, Api
     let mut txn = Txn::new()
         .absent(&creation.key)
         .put(&creation.key, creation.value.clone());
+    txn.writes.extend(creation.besides);
     if let Some(request) = creation.request.filter(|_| !creation.validate_only) {
         let record = StoredRequest {
             sealed_digest: api.vault.seal(Place::Request(request.id), &request.digest),
@@ -174,6 +180,7 @@ pub(crate) async fn create(api: &Api, creation: Creation) -> Result<Created, Api
         if committed.is_err() {
             // Perhaps the lease is what was lost.
             api.leases.forget().await;
+            api.confirmations.forget().await;
         }
         match committed? {
             Outcome::Committed(revision) => return Ok(Created::New(revision)),
@@ -203,15 +210,27 @@ pub(crate) async fn parent_revision(
 // === impl Leases ===
 
 impl Leases {
-    /// A lease that lives for 24 hours at least.
-    async fn share(&self, store: &dyn Store, now: Timestamp) -> Result<LeaseId, ApiError> {
-        let mut shared = self.0.lock().await;
+    /// Leases that live for so long at least.
+    pub(crate) fn new(kept: Duration) -> Self {
+        Self {
+            kept,
+            shared: Mutex::default(),
+        }
+    }
+
+    /// A lease for one thing more.
+    pub(crate) async fn share(
+        &self,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Result<LeaseId, ApiError> {
+        let mut shared = self.shared.lock().await;
         let usable = |it: &&mut Shared| now.since(it.since) < SHARED && it.n_results < SHARES;
         if let Some(shared) = shared.as_mut().filter(usable) {
             shared.n_results += 1;
             return Ok(shared.lease);
         }
-        let granted = store.grant(KEPT + SHARED).await;
+        let granted = store.grant(self.kept + SHARED).await;
         let lease = granted.map_err(|error: Error| status::of_store(error))?;
         *shared = Some(Shared {
             lease,
@@ -221,7 +240,8 @@ impl Leases {
         Ok(lease)
     }
 
-    async fn forget(&self) {
-        *self.0.lock().await = None;
+    /// Shares none of them any more.
+    pub(crate) async fn forget(&self) {
+        *self.shared.lock().await = None;
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod fleet;
 pub(crate) mod key;
 pub(crate) mod list;
 mod policy;
+mod rotation;
 pub(crate) mod status;
 mod store;
 pub(crate) mod subscription;
@@ -14,6 +15,7 @@ pub(crate) mod sync;
 pub(crate) mod tenant;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod verification;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -34,6 +36,7 @@ use self::creation::Leases;
 use crate::{
     cache::Cache,
     clock::Clock,
+    config,
     fleet::Fleet,
     keys, placement,
     store::{Revision, Store},
@@ -60,7 +63,12 @@ pub(crate) struct Api {
     pub(crate) rules: Rules,
     pub(crate) slot_count: u16,
     pub(crate) max_subscriptions: usize,
+    /// Of results of requests.
     pub(crate) leases: Leases,
+    /// With what, and whether, callback URLs are verified.
+    pub(crate) verification: config::Verification,
+    /// Of keys that confirm.
+    pub(crate) confirmations: Leases,
 }
 
 // === impl Api ===

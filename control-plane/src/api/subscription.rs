@@ -17,7 +17,7 @@ use hookfleet_proto::{
         self, CreateSubscriptionRequest, DeleteSubscriptionRequest, GetSubscriptionRequest,
         ListSubscriptionsRequest, ListSubscriptionsResponse, ResumeSubscriptionRequest,
         RotateSecretRequest, SignatureAlgorithm, SuspendSubscriptionRequest,
-        UpdateSubscriptionRequest,
+        UpdateSubscriptionRequest, VerifySubscriptionRequest,
         subscription::{State, SuspendReason},
         subscription_service_server::SubscriptionService,
     },
@@ -30,13 +30,10 @@ use super::{
     change::{self, Subject, Version},
     creation::{self, Created, Creation},
     list::{self, Ask},
-    overlap, parse, required, respond, status,
+    parse, required, respond, status,
+    verification::{confirmations, must_have_agreed},
 };
-use crate::{
-    keys,
-    model::subscription::{Subscription, algorithms, fresh_keys},
-    random, stored,
-};
+use crate::{keys, model::subscription::Subscription, random, stored};
 
 /// When to ask again for more room than there is: somebody has to delete something first.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -70,15 +67,19 @@ impl Subscriptions {
             subscription,
         };
         let (uid, now) = (random::uuid(), api.clock.now());
-        let subscription = Subscription::create(asked, &name, uid, &api.rules, now, new_secret)
-            .map_err(ApiError::invalid)?;
+        let (fresh, lease) = (self.fresh(), self.lease(now).await?);
+        let subscription =
+            Subscription::create(asked, &name, uid, &api.rules, &fresh, now, new_secret)
+                .map_err(ApiError::invalid)?;
         let secret = subscription.reveal();
+        let besides = confirmations(&name, None, subscription.verification.as_ref(), lease);
         let stored = stored::seal(&api.vault, &name, subscription);
         let result = stored::view(stored.clone(), 0, false, now);
         let creation = Creation {
             key: keys::subscription(&name, api.slot_count),
             name: name.to_string(),
             value: stored.encode_to_vec().into(),
+            besides,
             parent: Some(name.tenant.clone()),
             request: named,
             result: stored_request::Result::Subscription(result),
@@ -134,7 +135,7 @@ impl Subscriptions {
         let filter = Filter::parse(&request.filter, &["state", "callback_url"])?;
         let state = filter.get("state").map(|text| {
             let state = State::from_str_name(text);
-            let description = "state must be PENDING, ACTIVE or SUSPENDED";
+            let description = "state must be PENDING, ACTIVE, SUSPENDED or FAILED";
             state.ok_or_else(|| ApiError::invalid_field("filter", description))
         });
         let state = state.transpose()?;
@@ -186,11 +187,11 @@ impl Subscriptions {
         let name: SubscriptionName = parse("subscription.name", &patch.name)?;
         let mut subject = self.subject(&name, patch.etag.clone());
         subject.validate_only = request.validate_only;
-        let (mask, rules) = (request.update_mask, &self.0.rules);
+        let (mask, rules, fresh) = (request.update_mask, &self.0.rules, self.fresh());
         self.change(&name, &subject, |subscription, now| {
             let before = subscription.resource.clone();
             subscription
-                .update(patch.clone(), mask.as_ref(), rules, now, new_secret)
+                .update(patch.clone(), mask.as_ref(), rules, &fresh, now, new_secret)
                 .map_err(ApiError::invalid)?;
             Ok(subscription.resource != before)
         })
@@ -211,6 +212,7 @@ impl Subscriptions {
         let name: SubscriptionName = parse("name", &request.name)?;
         let subject = self.subject(&name, request.etag);
         self.change(&name, &subject, |it, _| {
+            must_have_agreed(it)?;
             Ok(it.suspend(SuspendReason::UserRequest))
         })
         .await
@@ -222,39 +224,15 @@ impl Subscriptions {
     ) -> Result<v1::Subscription, ApiError> {
         let name: SubscriptionName = parse("name", &request.name)?;
         let subject = self.subject(&name, request.etag);
-        self.change(&name, &subject, |it, _| Ok(it.resume())).await
-    }
-
-    async fn rotate(&self, request: RotateSecretRequest) -> Result<v1::Subscription, ApiError> {
-        let name: SubscriptionName = parse("name", &request.name)?;
-        let overlap = overlap(request.overlap)?;
-        let asked = asked_secret(&request.signing_secret)?;
-        let subject = self.subject(&name, request.etag);
-        let mut secret = String::new();
-        let rotated = self
-            .change(&name, &subject, |subscription, now| {
-                let algorithms = algorithms(&subscription.resource);
-                if asked.is_some() && !algorithms.contains(&SignatureAlgorithm::HmacSha256) {
-                    let description =
-                        "is of no use: the subscription does not sign with HMAC_SHA256";
-                    return Err(ApiError::invalid_field("signing_secret", description));
-                }
-                let fresh = fresh_keys(&algorithms, asked.as_ref(), now, new_secret);
-                subscription.rotate(fresh, overlap, now).map_err(|error| {
-                    ApiError::precondition("TOO_MANY_SIGNING_KEYS", error.to_string())
-                })?;
-                secret = subscription.reveal();
-                Ok(true)
-            })
-            .await?;
-        Ok(v1::Subscription {
-            signing_secret: secret,
-            ..rotated
+        self.change(&name, &subject, |it, _| {
+            must_have_agreed(it)?;
+            Ok(it.resume())
         })
+        .await
     }
 
     /// Changes a subscription; `change` says whether it did.
-    async fn change(
+    pub(super) async fn change(
         &self,
         name: &SubscriptionName,
         subject: &Subject,
@@ -262,18 +240,28 @@ impl Subscriptions {
     ) -> Result<v1::Subscription, ApiError> {
         let api = &*self.0;
         let now = api.clock.now();
-        let changed = change::update::<StoredSubscription>(&*api.store, subject, |before| {
+        let (lease, mut is_leased) = (self.lease(now).await?, false);
+        let decide = |before: &StoredSubscription| {
             let opened = stored::open(&api.vault, name, before.clone());
             let mut subscription = opened.map_err(status::unreadable)?;
+            let verifying = subscription.verification.clone();
             if !change(&mut subscription, now)? {
                 return Ok(None);
             }
             subscription.forget_expired_keys(now);
             subscription.resource.update_time = Some(now.into());
-            Ok(Some(stored::seal(&api.vault, name, subscription)))
-        })
-        .await?;
-        Ok(self.view(name, changed))
+            let (before, after) = (verifying.as_ref(), subscription.verification.as_ref());
+            let besides = confirmations(name, before, after, lease);
+            is_leased |= !besides.is_empty();
+            let stored = stored::seal(&api.vault, name, subscription);
+            Ok(Some((stored, besides)))
+        };
+        let changed = change::update_besides(&*api.store, subject, decide).await;
+        if is_leased && changed.is_err() {
+            // Perhaps the lease is what was lost.
+            api.confirmations.forget().await;
+        }
+        Ok(self.view(name, changed?))
     }
 
     /// A receiver wants no more. A subscription that is gone, or another one by now, is left alone.
@@ -299,7 +287,7 @@ impl Subscriptions {
         stored::view(found.value, found.revision, is_applied, self.0.clock.now())
     }
 
-    fn subject(&self, name: &SubscriptionName, etag: String) -> Subject {
+    pub(super) fn subject(&self, name: &SubscriptionName, etag: String) -> Subject {
         Subject {
             key: keys::subscription(name, self.0.slot_count),
             name: name.to_string(),
@@ -309,20 +297,8 @@ impl Subscriptions {
     }
 }
 
-fn new_secret(algorithm: SignatureAlgorithm) -> (String, Secret) {
+pub(super) fn new_secret(algorithm: SignatureAlgorithm) -> (String, Secret) {
     (random::id('k'), random::secret(algorithm))
-}
-
-fn asked_secret(text: &str) -> Result<Option<Secret>, ApiError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let secret = text.parse::<Secret>().ok();
-    let secret = secret.filter(|it| it.algorithm() == SignatureAlgorithm::HmacSha256);
-    let description = "must be `whsec_` and base64 of 24 to 64 bytes";
-    secret
-        .map(Some)
-        .ok_or_else(|| ApiError::invalid_field("signing_secret", description))
 }
 
 #[tonic::async_trait]
@@ -374,6 +350,13 @@ impl SubscriptionService for Subscriptions {
         request: Request<ResumeSubscriptionRequest>,
     ) -> Result<Response<v1::Subscription>, Status> {
         respond(self.resume(request.into_inner()).await)
+    }
+
+    async fn verify_subscription(
+        &self,
+        request: Request<VerifySubscriptionRequest>,
+    ) -> Result<Response<v1::Subscription>, Status> {
+        respond(self.verify(request.into_inner()).await)
     }
 
     async fn rotate_secret(

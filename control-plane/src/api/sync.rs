@@ -1,9 +1,13 @@
-//! `SyncService`: takes the Hello, and leaves the rest to the session.
+//! `SyncService`: takes the Hello of an agent that is who it says, and leaves the rest to the session.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
-use hookfleet_gateway::status::ApiError;
+use hookfleet_contract::name::AgentId;
+use hookfleet_gateway::{
+    auth::{self, principal::Principal},
+    status::ApiError,
+};
 use hookfleet_proto::fleet::{
     Hello, SyncRequest, SyncResponse, sync_request::Message, sync_service_server::SyncService,
 };
@@ -33,12 +37,16 @@ impl Sync {
             .and_then(|it| it.message)
         {
             Some(Message::Hello(hello)) => Ok(hello),
-            Some(Message::Ack(_) | Message::Heartbeat(_) | Message::SuspendReport(_)) | None => {
-                Err(ApiError::invalid_field(
-                    "hello",
-                    "must be the first message, within 5 seconds",
-                ))
-            }
+            Some(
+                Message::Ack(_)
+                | Message::Heartbeat(_)
+                | Message::SuspendReport(_)
+                | Message::VerificationReport(_),
+            )
+            | None => Err(ApiError::invalid_field(
+                "hello",
+                "must be the first message, within 5 seconds",
+            )),
         }
     }
 }
@@ -51,11 +59,23 @@ impl SyncService for Sync {
         &self,
         request: Request<Streaming<SyncRequest>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
+        let caller = auth::caller(&request)?;
         let mut said = request.into_inner();
         let hello = self.hello(&mut said).await?;
+        check_identity(&caller, &hello)?;
         // A stream that breaks ends like one that was closed.
         let said = tokio_stream::StreamExt::map_while(said, Result::ok);
         let told = self.0.open(hello, said).await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(told).map(Ok))))
+    }
+}
+
+/// Whoever comes as one agent must not be told what another's business is.
+fn check_identity(caller: &Principal, hello: &Hello) -> Result<(), ApiError> {
+    // What is no id at all is refused with the rest of the Hello.
+    let claimed: Option<AgentId> = hello.agent_id.parse().ok();
+    match claimed {
+        Some(agent) if !caller.may_be(&agent) => Err(ApiError::permission_denied()),
+        Some(_) | None => Ok(()),
     }
 }

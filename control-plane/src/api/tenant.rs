@@ -68,6 +68,7 @@ impl Tenants {
             key: keys::tenant(&name.tenant),
             name: name.to_string(),
             value: stored.encode_to_vec().into(),
+            besides: Vec::new(),
             parent: None,
             request: named,
             result: stored_request::Result::Tenant(tenant),

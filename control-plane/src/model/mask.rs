@@ -27,6 +27,18 @@ pub(crate) struct Field<T> {
     pub(crate) copy: fn(&mut T, &T),
 }
 
+/// Whether the mask names a field: it does if it is absent and the field is populated, or if it is `*`.
+pub(crate) fn names<T: Masked>(mask: Option<&FieldMask>, path: &str, patch: &T) -> bool {
+    match mask.map_or(&[][..], |mask| &mask.paths) {
+        [] => {
+            let mut fields = T::FIELDS.iter();
+            fields.any(|field| field.path == path && (field.is_populated)(patch))
+        }
+        [all] if all == "*" => true,
+        paths => paths.iter().any(|it| it == path),
+    }
+}
+
 /// Copies the fields that the mask names: every populated one if it is absent or empty, every one if it is `*`.
 ///
 /// # Errors

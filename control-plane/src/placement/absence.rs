@@ -1,7 +1,7 @@
 //! Which owners have been away for so long that they are given up. Pure.
 //!
 //! **Invariants:** an owner is given up only after it was seen to be away for the whole hold, by this process: what
-//! happened before it led is not held against anybody; when many are away at once, it is we who are believed to be cut
+//! happened before it led, or while it could not look, is not held against anybody; when many are away at once, it is we who are believed to be cut
 //! off, and nobody is given up for a while.
 
 use std::{
@@ -15,12 +15,15 @@ use hookfleet_contract::{name::AgentId, time::Timestamp};
 const BRAKE: (usize, usize) = (30, 4);
 /// for so long. An operator who knows better drains them.
 const BRAKE_HOLD: Duration = Duration::from_secs(600);
+/// It is looked every second. Who has not looked for so long does not know who was there meanwhile.
+const BLIND: Duration = Duration::from_secs(5);
 
 /// Who is away, and since when.
 #[derive(Clone, Debug)]
 pub(crate) struct Absences {
     hold: Duration,
     since: BTreeMap<AgentId, Timestamp>,
+    looked: Option<Timestamp>,
     is_braking: bool,
 }
 
@@ -30,6 +33,7 @@ impl Absences {
         Self {
             hold,
             since: BTreeMap::new(),
+            looked: None,
             is_braking: false,
         }
     }
@@ -48,6 +52,10 @@ impl Absences {
         given_up: &BTreeSet<AgentId>,
         now: Timestamp,
     ) -> BTreeSet<AgentId> {
+        let looked = self.looked.replace(now);
+        if looked.is_some_and(|looked| now.since(looked) > BLIND) {
+            self.since.clear();
+        }
         let n_owners = owners.len();
         let away: BTreeSet<AgentId> = owners
             .into_iter()
@@ -102,16 +110,33 @@ mod tests {
         let nobody = BTreeSet::new();
         let mut observe =
             |is_there, millis| absences.observe(owners(), |_| is_there, &nobody, at(millis));
-        assert!(observe(false, 0).is_empty());
-        assert!(observe(false, 14_999).is_empty());
+        for millis in [0, 5000, 10_000, 14_999] {
+            assert!(observe(false, millis).is_empty());
+        }
         assert_eq!(observe(false, 15_000), owners());
         assert!(observe(true, 15_001).is_empty());
-        assert!(observe(false, 15_002).is_empty());
-        assert!(observe(false, 30_000).is_empty());
+        for millis in [15_002, 20_000, 25_000, 30_000] {
+            assert!(observe(false, millis).is_empty());
+        }
         assert_eq!(
             absences.observe(owners(), |_| false, &owners(), at(30_000)),
             owners()
         );
+    }
+
+    #[test]
+    fn what_happened_while_nobody_looked_is_held_against_nobody() {
+        let owner: AgentId = "a".parse().unwrap();
+        let owners = || BTreeSet::from([owner.clone()]);
+        let mut absences = Absences::new(Duration::from_secs(15));
+        let mut observe =
+            |millis| absences.observe(owners(), |_| false, &BTreeSet::new(), at(millis));
+        assert!(observe(0).is_empty());
+        // The store was away, or this process was frozen.
+        for millis in [20_000, 25_000, 30_000, 34_999] {
+            assert!(observe(millis).is_empty());
+        }
+        assert_eq!(observe(35_000), owners());
     }
 
     #[test]
@@ -123,7 +148,7 @@ mod tests {
         let mut absences = Absences::new(Duration::from_secs(15));
         let nobody = BTreeSet::new();
         let is_there = |agent: &AgentId| !away.contains(agent);
-        for millis in [0, 15_000, 599_999] {
+        for millis in (0..600_000).step_by(5000).chain([599_999]) {
             assert!(
                 absences
                     .observe(owners.clone(), is_there, &nobody, at(millis))
@@ -134,7 +159,9 @@ mod tests {
         let lost = absences.observe(owners.clone(), is_there, &given_up, at(599_999));
         assert_eq!(lost, away, "two are known to be gone, and two are not many");
         let mut absences = Absences::new(Duration::from_secs(15));
-        absences.observe(owners.clone(), is_there, &nobody, at(0));
+        for millis in (0..600_000).step_by(5000) {
+            absences.observe(owners.clone(), is_there, &nobody, at(millis));
+        }
         assert_eq!(
             absences.observe(owners, is_there, &nobody, at(600_000)),
             away

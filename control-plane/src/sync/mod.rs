@@ -1,10 +1,10 @@
 //! What agents are told, and what they tell. [`session`] decides, [`server`] acts, [`presence`] notes in the store that
-//! an agent is there, [`suspensions`] does what receivers asked for.
+//! an agent is there, [`reports`] does what receivers asked for and notes what they answered.
 
 pub(crate) mod presence;
+pub(crate) mod reports;
 pub(crate) mod server;
 pub(crate) mod session;
-pub(crate) mod suspensions;
 mod wire;
 
 #[cfg(test)]

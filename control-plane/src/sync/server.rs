@@ -23,9 +23,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    presence::Presence,
+    presence::{Blind, Presence},
+    reports::{Report, Reports},
     session::{Command, Session},
-    suspensions::Suspensions,
     wire,
 };
 use crate::{api::Api, fleet::SessionId};
@@ -42,7 +42,7 @@ const SUPERSEDED: &str = "the agent has a newer session";
 pub(crate) struct Server {
     api: Arc<Api>,
     heartbeat: Duration,
-    suspensions: Suspensions,
+    reports: Reports,
     /// Ends the session of an agent when it begins a newer one.
     ends: Mutex<HashMap<AgentId, CancellationToken>>,
     shutdown: CancellationToken,
@@ -70,13 +70,13 @@ impl Server {
     pub(crate) fn new(
         api: Arc<Api>,
         heartbeat: Duration,
-        suspensions: Suspensions,
+        reports: Reports,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             api,
             heartbeat,
-            suspensions,
+            reports,
             ends: Mutex::default(),
             shutdown,
             sessions: TaskTracker::new(),
@@ -182,7 +182,7 @@ impl Server {
         match uri.and_then(|uri| uri.host().zip(uri.scheme_str()).map(|_| ())) {
             Some(()) => Ok(agent),
             None => {
-                let description = "must be where the agent takes events, http://host:port";
+                let description = "must be where the agent takes events, http://host:port or https";
                 Err(ApiError::invalid_field("hello.address", description))
             }
         }
@@ -219,7 +219,7 @@ impl Connection {
         let (shutdown, told) = (self.server.shutdown.clone(), self.told.clone());
         let goodbye = tokio::select! {
             Over = self.converse(said) => None,
-            never = presence.keep() => match never {},
+            Blind = presence.keep() => Some("the control plane cannot reach the store"),
             () = end.cancelled() => Some(SUPERSEDED),
             () = shutdown.cancelled() => Some("the control plane is shutting down"),
         };
@@ -315,9 +315,14 @@ impl Connection {
         match message {
             Said::Ack(ack) => self.hear_ack(ack),
             Said::Heartbeat(heartbeat) => self.hear_heartbeat(heartbeat),
-            Said::SuspendReport(report) => self.server.suspensions.report(report),
+            Said::SuspendReport(report) => self.report(Report::Suspend(report)),
+            Said::VerificationReport(report) => self.report(Report::Verification(report)),
             Said::Hello(_) => tracing::warn!(agent = %self.agent, "a second hello is not heard"),
         }
+    }
+
+    fn report(&self, report: Report) {
+        self.server.reports.report(report);
     }
 
     fn hear_ack(&mut self, ack: Ack) {

@@ -413,12 +413,12 @@ async fn a_shutdown_says_goodbye_and_a_drained_server_takes_nobody() {
 
 #[tokio::test]
 async fn questions_about_deliveries_need_an_owner() {
-    use hookfleet_gateway::peers::Authorization;
+    use hookfleet_gateway::peers::Dialer;
     use hookfleet_proto::v1::{GetEventRequest, delivery_service_server::DeliveryService as _};
     let plane = plane().await;
     let deliveries = crate::api::delivery::Deliveries(crate::query::Deliverers::new(
         Arc::clone(&plane.api),
-        Authorization::default(),
+        Dialer::default(),
     ));
     let name = format!(
         "tenants/a/events/{}",

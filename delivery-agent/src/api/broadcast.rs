@@ -141,7 +141,7 @@ impl Publisher {
             match self.relay().forward(owner, request, slots).await {
                 Ok(answer) => return Ok(answer.results),
                 Err(relay::Error::Refused(status)) => return Err(status),
-                Err(relay::Error::OutOfReach) => {}
+                Err(relay::Error::OutOfReach | relay::Error::Unsettled) => {}
             }
         }
         self.park_all(slots, events).await

@@ -1,9 +1,12 @@
 //! `PublisherService`: wire to ingest and back.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use hookfleet_contract::{name::TenantName, violation::Violations};
-use hookfleet_gateway::status::{ApiError, rpc_status};
+use hookfleet_gateway::{
+    limits::limiter::Limiter,
+    status::{ApiError, rpc_status},
+};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
     v1::{
@@ -11,6 +14,8 @@ use hookfleet_proto::{
         publish_result, publisher_service_server::PublisherService,
     },
 };
+use prost::Message as _;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -21,12 +26,16 @@ use super::{
 use crate::{
     ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused, broadcast},
     journal,
-    relay::{self, Relay},
-    slots::{Admission, Owner},
+    relay::{self, NOT_READY, Relay},
+    slots::Admission,
 };
 
 /// The most events of one request: what fits a group commit several times over.
 const MAX_EVENTS: usize = 1000;
+/// How long events with a key wait until it is known who owns their slot. A table reaches everybody sooner.
+const SETTLES: Duration = Duration::from_secs(2);
+/// Between questions to an owner that is about to start.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -35,6 +44,17 @@ pub struct Publisher {
     relay: Relay,
     stages: Stages,
     streams: Streams,
+    limiter: Limiter,
+}
+
+/// Where events go.
+enum Placed {
+    /// Into this agent's journal.
+    Here(Admission),
+    /// They are at another agent, which said this.
+    There(Vec<PublishResult>),
+    /// Nobody takes them now.
+    Nowhere,
 }
 
 // === impl Publisher ===
@@ -42,12 +62,19 @@ pub struct Publisher {
 impl Publisher {
     /// A service whose streams last `stream_lifetime`, give or take a fifth.
     #[must_use]
-    pub fn new(ingest: Ingest, relay: Relay, stages: Stages, stream_lifetime: Duration) -> Self {
+    pub fn new(
+        ingest: Ingest,
+        relay: Relay,
+        stages: Stages,
+        stream_lifetime: Duration,
+        limiter: Limiter,
+    ) -> Self {
         Self {
             ingest: Arc::new(ingest),
             relay,
-            streams: Streams::new(stages.clone(), stream_lifetime),
+            streams: Streams::new(stages.clone(), stream_lifetime, limiter.clone()),
             stages,
+            limiter,
         }
     }
 
@@ -71,7 +98,7 @@ impl Publisher {
         }
         if !self.stages.ready.is_cancelled() {
             let message = "this agent does not know the subscriptions yet";
-            return Err(ApiError::unavailable("NOT_READY", message, OVERLOAD_PAUSE));
+            return Err(ApiError::unavailable(NOT_READY, message, OVERLOAD_PAUSE));
         }
         Ok(open)
     }
@@ -86,36 +113,50 @@ impl Publisher {
             return self.broadcast(events).await;
         }
         let name = tenant(parent)?;
-        match self.ingest.admit(&name.tenant).map_err(refused)? {
-            Admitted::Here(admission) => Ok(self.publish_here(&admission, &name, events).await?),
-            Admitted::There(owner) => self.publish_there(&owner, &name, events).await,
+        match self.place(&name, &events).await? {
+            Placed::Here(admission) => Ok(self.publish_here(&admission, &name, events).await?),
+            Placed::There(results) => Ok(results),
+            Placed::Nowhere => {
+                let results = self.ingest.park(&name.tenant, events).await;
+                Ok(results.map_err(refused)?.into_iter().map(result).collect())
+            }
         }
     }
 
-    /// Publishes at the owner of the slot, or, while that is out of reach, keeps the events for it.
-    async fn publish_there(
-        &self,
-        owner: &Owner,
-        name: &TenantName,
-        events: Vec<CloudEvent>,
-    ) -> Result<Vec<PublishResult>, Status> {
-        let slot = self.ingest.slots.slot(&name.tenant);
+    /// Publishes at the owner of the slot, unless it is this agent or out of reach. Events with a key wait a moment for
+    /// an owner that is about to change: what is parked may be passed by what is published elsewhere.
+    async fn place(&self, name: &TenantName, events: &[CloudEvent]) -> Result<Placed, Status> {
         let has_key = |event: &CloudEvent| event.attributes.contains_key("partitionkey");
-        // Nothing with a key goes past what waits already.
-        let waits = slot.is_some_and(|slot| self.ingest.parked.has(slot));
-        if !(waits && events.iter().any(has_key)) {
+        let has_keys = events.iter().any(has_key);
+        let mut patience = pin!(sleep(SETTLES));
+        loop {
+            let owner = match self.ingest.admit(&name.tenant).map_err(refused)? {
+                Admitted::Here(admission) => return Ok(Placed::Here(admission)),
+                Admitted::There(owner) => owner,
+            };
+            let slot = self.ingest.slots.slot(&name.tenant);
+            // Nothing with a key goes past what waits already.
+            if has_keys && slot.is_some_and(|slot| self.ingest.parked.has(slot)) {
+                return Ok(Placed::Nowhere);
+            }
             let request = PublishRequest {
                 parent: name.to_string(),
-                events: events.clone(),
+                events: events.to_vec(),
             };
-            match self.relay.forward(owner, request, &BTreeSet::new()).await {
-                Ok(answer) => return Ok(answer.results),
+            match self.relay.forward(&owner, request, &BTreeSet::new()).await {
+                Ok(answer) => return Ok(Placed::There(answer.results)),
                 Err(relay::Error::Refused(status)) => return Err(status),
-                Err(relay::Error::OutOfReach) => {}
+                Err(relay::Error::Unsettled) if has_keys => {}
+                Err(relay::Error::OutOfReach | relay::Error::Unsettled) => {
+                    return Ok(Placed::Nowhere);
+                }
+            }
+            let changed = self.ingest.slots.reached(owner.table_version + 1);
+            tokio::select! {
+                () = &mut patience => return Ok(Placed::Nowhere),
+                changed = timeout(AGAIN, changed) => drop(changed),
             }
         }
-        let results = self.ingest.park(&name.tenant, events).await;
-        Ok(results.map_err(refused)?.into_iter().map(result).collect())
     }
 
     /// Publishes into this agent's journal.
@@ -153,7 +194,13 @@ impl PublisherService for Publisher {
         &self,
         request: Request<PublishRequest>,
     ) -> Result<Response<PublishResponse>, Status> {
-        let PublishRequest { parent, events } = request.into_inner();
+        let request = request.into_inner();
+        // Here, where they come in, and not again at the owner.
+        self.limiter
+            .publish(&request.parent, request.events.len(), || {
+                request.encoded_len()
+            })?;
+        let PublishRequest { parent, events } = request;
         if events.is_empty() || events.len() > MAX_EVENTS {
             let description = format!("has {} events, must have 1 to {MAX_EVENTS}", events.len());
             return Err(ApiError::invalid_field("events", description).into());

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     ingest::{Admitted, OVERLOAD_PAUSE, broadcast},
-    relay::taking::taken,
+    relay::{NOT_OWNER, taking::taken},
     slots::Admission,
 };
 
@@ -54,7 +54,7 @@ impl Relayed {
             Ok(Admitted::Here(admission)) => Ok(admission),
             Ok(Admitted::There(owner)) => {
                 let message = format!("another agent takes the events of {tenant}");
-                let error = ApiError::unavailable("NOT_OWNER", message, OVERLOAD_PAUSE);
+                let error = ApiError::unavailable(NOT_OWNER, message, OVERLOAD_PAUSE);
                 Err(error
                     .with("owner", owner.agent_id)
                     .with("address", owner.address))

@@ -1,11 +1,13 @@
 //! `PublishStream`: credit first, then an acknowledgement for each event, and in time the request to begin another stream.
 //!
+//! A publisher that sends too much, for us or for its tenant's quota, is not read further: HTTP/2 tells it to wait.
+//!
 //! **Invariant:** an event that was read is acknowledged before the stream ends.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, Stream, StreamExt as _, future::Either, stream};
-use hookfleet_gateway::status::ApiError;
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future::Either, stream};
+use hookfleet_gateway::{limits::limiter::Limiter, status::ApiError};
 use hookfleet_proto::v1::{
     PublishAck, PublishCredit, PublishGoaway, PublishStreamRequest, PublishStreamResponse,
     publish_stream_response::Message,
@@ -35,16 +37,18 @@ pub(super) struct Streams {
     stages: Stages,
     /// How long one may last, give or take a fifth.
     lifetime: Duration,
+    limiter: Limiter,
     outstanding: Arc<Semaphore>,
 }
 
 // === impl Streams ===
 
 impl Streams {
-    pub(super) fn new(stages: Stages, lifetime: Duration) -> Self {
+    pub(super) fn new(stages: Stages, lifetime: Duration, limiter: Limiter) -> Self {
         Self {
             stages,
             lifetime,
+            limiter,
             outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING_BYTES)),
         }
     }
@@ -112,29 +116,36 @@ impl Streams {
     where
         F: Future<Output = PublishAck> + Send + 'static,
     {
-        let outstanding = Arc::clone(&self.outstanding);
+        let Self {
+            outstanding,
+            limiter,
+            ..
+        } = self.clone();
         let mut parent: Arc<str> = "".into();
         requests
-            // Reads no further while the events of all streams are too many.
-            .then(move |request| {
-                let outstanding = Arc::clone(&outstanding);
-                let n_bytes = request
-                    .as_ref()
-                    .map_or(0, PublishStreamRequest::encoded_len);
-                async move {
-                    let n_bytes = u32::try_from(n_bytes).unwrap_or(u32::MAX);
-                    (request, outstanding.acquire_many_owned(n_bytes).await)
-                }
-            })
-            .map(move |(request, held)| {
-                let request = match request {
-                    Ok(request) => request,
-                    Err(status) => return Either::Left(async { Err(status) }),
-                };
+            .map_ok(move |request| {
                 if !request.parent.is_empty() {
                     parent = request.parent.as_str().into();
                 }
-                let publish = publish(Arc::clone(&parent), request);
+                (Arc::clone(&parent), request)
+            })
+            // Reads no further while the events of the tenant, or those of all streams, are too many.
+            .and_then(move |(parent, request)| {
+                let (outstanding, limiter) = (Arc::clone(&outstanding), limiter.clone());
+                async move {
+                    let n_bytes = request.encoded_len();
+                    limiter.paced(&parent, n_bytes).await;
+                    let n_bytes = u32::try_from(n_bytes).unwrap_or(u32::MAX);
+                    let held = outstanding.acquire_many_owned(n_bytes).await;
+                    Ok((parent, request, held))
+                }
+            })
+            .map(move |read| {
+                let (parent, request, held) = match read {
+                    Ok(read) => read,
+                    Err(status) => return Either::Left(async { Err(status) }),
+                };
+                let publish = publish(parent, request);
                 Either::Right(async move {
                     let ack = publish.await;
                     drop(held);
@@ -153,8 +164,10 @@ fn on_end<T: Send + 'static>(token: CancellationToken) -> impl Stream<Item = T> 
 
 #[cfg(test)]
 mod tests {
+    use hookfleet_contract::time::Timestamp;
+    use hookfleet_gateway::{clock::Clock, limits::limiter::Rates};
     use hookfleet_proto::v1::publish_stream_response::Message;
-    use tokio::sync::mpsc;
+    use tokio::{sync::mpsc, time::timeout};
     use tokio_stream::wrappers::UnboundedReceiverStream;
     use tonic::Code;
 
@@ -171,6 +184,10 @@ mod tests {
 
     impl Publisher {
         async fn start() -> Self {
+            Self::start_with(Limiter::off()).await
+        }
+
+        async fn start_with(limiter: Limiter) -> Self {
             let stages = Stages::default();
             let (sender, events) = mpsc::unbounded_channel();
             let publish = |parent: Arc<str>, request: PublishStreamRequest| async move {
@@ -180,7 +197,7 @@ mod tests {
                     result: None,
                 }
             };
-            let streams = Streams::new(stages.clone(), LIFETIME);
+            let streams = Streams::new(stages.clone(), LIFETIME, limiter);
             let mut publisher = Self {
                 events: Some(sender),
                 responses: streams.serve(UnboundedReceiverStream::new(events), publish),
@@ -244,6 +261,31 @@ mod tests {
         let end = publisher.responses.next().await.unwrap().unwrap_err();
         assert_eq!(end.code(), Code::Unavailable);
         assert!(publisher.events.as_ref().unwrap().is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_over_its_quota_is_read_no_further_and_loses_nothing() {
+        let clock = Clock::fixed(Timestamp(1_000_000));
+        let rates = Rates {
+            tenant_events: 1000,
+            ..Rates::default()
+        };
+        let mut publisher = Publisher::start_with(Limiter::new(rates, clock.clone())).await;
+        for sequence in 0..1500 {
+            publisher.publish(sequence);
+        }
+        publisher.events = None;
+        for sequence in 0..1000 {
+            assert_eq!(publisher.acknowledged().await, sequence);
+        }
+        // No more, not even a refusal, until time has passed.
+        let more = timeout(LIFETIME / 2, publisher.heard()).await;
+        assert!(more.is_err(), "{more:?}");
+        clock.set(Timestamp(1_000_500));
+        for sequence in 1000..1500 {
+            assert_eq!(publisher.acknowledged().await, sequence);
+        }
+        assert!(publisher.responses.next().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]

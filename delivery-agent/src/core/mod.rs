@@ -287,7 +287,13 @@ impl Core {
 
     /// The next effect to perform.
     pub fn poll_command(&mut self, now: Timestamp) -> Option<Command> {
-        self.commands.pop_front().or_else(|| self.start(now))
+        self.poll_consequence().or_else(|| self.start(now))
+    }
+
+    /// The next effect that follows from what has happened: all but the start of an attempt. For times in which outcomes
+    /// cannot be written, so that no more of them come about.
+    pub fn poll_consequence(&mut self) -> Option<Command> {
+        self.commands.pop_front()
     }
 
     /// What the next run should know from the start.

@@ -62,6 +62,7 @@ mod tests {
     #[test]
     fn less_than_one_a_second_has_a_burst_of_one() {
         assert_eq!(starts(0.5, 3), [0, 2000, 4000]);
+        assert_eq!(starts(1.0 / 60.0, 3), [0, 60_000, 120_000]);
     }
 
     #[test]

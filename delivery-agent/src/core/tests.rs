@@ -33,6 +33,19 @@ fn an_accepted_delivery_is_attempted_at_once_and_settled_by_success() {
 }
 
 #[test]
+fn consequences_can_be_had_without_new_attempts() {
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.accept(B, 2);
+    rig.finish(1, Verdict::Delivered);
+    let settled = settle(1, 1, 0, End::Succeeded);
+    assert_eq!(rig.core.poll_consequence(), Some(settled));
+    assert_eq!(rig.core.poll_consequence(), None);
+    assert_eq!(rig.commands(), [attempt(B, 2, 0)]);
+}
+
+#[test]
 fn a_failed_attempt_is_deferred_and_comes_back_when_due() {
     let mut rig = Rig::new();
     rig.accept(A, 1);

@@ -49,6 +49,11 @@ impl Account {
         self.history.backlog()
     }
 
+    /// How many outcomes the log has not taken yet.
+    pub(super) fn n_unwritten(&self) -> usize {
+        self.journal.n_outcomes_waiting()
+    }
+
     /// An event was accepted.
     pub(super) fn accepted(&self, event: &Arc<StoredEvent>) {
         if event.origin != Origin::Parked {

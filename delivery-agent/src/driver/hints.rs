@@ -12,6 +12,7 @@ use std::{
 use hookfleet_contract::{seal::Sealer, time::Timestamp};
 use hookfleet_proto::fleet::{HealthHints, health_hints};
 use prost::Message as _;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::core::{Hint, Hints, Uid};
 
@@ -23,6 +24,37 @@ pub struct Store {
     path: PathBuf,
     sealer: Sealer,
 }
+
+/// Writes hints down as they change.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    store: Store,
+    saved: Hints,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    pub(super) fn new(store: Store, saved: Hints) -> Self {
+        Self { store, saved }
+    }
+
+    /// Writes them down if there is anything new, beside everything else.
+    pub(super) fn save(&mut self, hints: Hints) -> Option<JoinHandle<()>> {
+        if hints == self.saved {
+            return None;
+        }
+        self.saved = hints.clone();
+        let store = self.store.clone();
+        Some(spawn_blocking(move || {
+            if let Err(error) = store.save(&hints) {
+                tracing::warn!(%error, "cannot write down what is known of receivers");
+            }
+        }))
+    }
+}
+
+// === impl Store ===
 
 impl Store {
     /// Hints in a file of `dir`, sealed with `sealer`.

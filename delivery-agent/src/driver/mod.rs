@@ -1,5 +1,6 @@
 //! The only place where the core meets effects: feeds it what happens and performs what it says.
-//! It contains no decision of its own but one: to take no new events while the disk is behind.
+//! It contains no decision of its own but one: to take no new events and to start no attempts while the
+//! disk is behind.
 
 mod account;
 mod disk_queue;
@@ -15,7 +16,7 @@ use hookfleet_contract::{
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
     sync::mpsc,
-    task::spawn_blocking,
+    task::JoinHandle,
     time::{interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     callback::{Caller, Completed},
     clock::Clock,
-    core::{Core, Hints, QueueId, Waiting},
+    core::{Core, QueueId, Waiting},
     directory::{Directory, Effect},
     history::History,
     journal::{self, Deferred, Recovered, StoredEvent},
@@ -40,7 +41,8 @@ use account::Account;
 use disk_queue::{DiskQueue, Loaded};
 use handle::{Asked, Input, SharedCounts};
 
-/// New events wait in the journal's channel while more than this waits for the disk.
+/// New events wait in the journal's channel while more than this waits for the disk, and no attempt starts: each makes
+/// an outcome.
 const MAX_DISK_BACKLOG: usize = 65_536;
 /// How soon to look again whether the disk has caught up.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
@@ -141,8 +143,7 @@ pub struct Driver {
     inputs: mpsc::Receiver<Input>,
     suspensions: mpsc::UnboundedSender<(Arc<Subscription>, SuspendReason)>,
     counts: Arc<SharedCounts>,
-    hints: hints::Store,
-    saved: Hints,
+    hints: hints::Keeper,
     tasks: TaskTracker,
     drain_timeout: Duration,
 }
@@ -192,8 +193,7 @@ impl Driver {
             inputs,
             suspensions: config.suspensions,
             counts,
-            hints: config.hints,
-            saved: hints,
+            hints: hints::Keeper::new(config.hints, hints),
             tasks: TaskTracker::new(),
             drain_timeout: config.drain_timeout,
         };
@@ -211,9 +211,11 @@ impl Driver {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut saving = interval(SAVE_EVERY);
         loop {
-            let now = self.perform();
-            self.answer();
             let behind = self.is_disk_behind();
+            // New events go on: the thread that writes outcomes hands them over, and must not wait for itself.
+            let overfull = behind || self.account.n_unwritten() > MAX_DISK_BACKLOG;
+            let now = self.perform(!overfull);
+            self.answer();
             let busy = !self.accepting.is_empty();
             let wake = self.core.poll_timeout().map(|at| at.since(now));
             tokio::select! {
@@ -237,12 +239,12 @@ impl Driver {
                     self.accepting.reverse();
                     self.accept();
                 }
-                _ = saving.tick() => self.save_hints(),
+                _ = saving.tick() => drop(self.save_hints()),
                 () = ready(()), if busy && !behind => self.accept(),
                 () = sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {
                     self.core.handle_timeout(self.clock.now());
                 }
-                () = sleep(BACKLOG_PAUSE), if behind => {}
+                () = sleep(BACKLOG_PAUSE), if overfull => {}
             }
         }
         self.drain().await;
@@ -261,24 +263,17 @@ impl Driver {
         }
         while let Ok(completed) = self.completions.1.try_recv() {
             self.handle_completed(completed);
-            self.perform();
+            self.perform(false);
         }
-        self.save_hints();
+        if let Some(saving) = self.save_hints() {
+            // It has said what went wrong.
+            saving.await.ok();
+        }
     }
 
-    /// Writes down what was learnt of receivers, beside everything else.
-    fn save_hints(&mut self) {
-        let hints = self.core.hints(self.clock.now());
-        if hints == self.saved {
-            return;
-        }
-        self.saved = hints.clone();
-        let store = self.hints.clone();
-        spawn_blocking(move || {
-            if let Err(error) = store.save(&hints) {
-                tracing::warn!(%error, "cannot write down what is known of receivers");
-            }
-        });
+    /// Writes down what was learnt of receivers.
+    fn save_hints(&mut self) -> Option<JoinHandle<()>> {
+        self.hints.save(self.core.hints(self.clock.now()))
     }
 
     fn is_disk_behind(&self) -> bool {

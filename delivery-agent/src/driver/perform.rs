@@ -15,10 +15,13 @@ use crate::{
 };
 
 impl Driver {
-    /// Performs everything the core asks for; returns the time it is left at.
-    pub(super) fn perform(&mut self) -> Timestamp {
+    /// Performs everything the core asks for, or all but new attempts; returns the time it is left at.
+    pub(super) fn perform(&mut self, may_start: bool) -> Timestamp {
         let mut now = self.clock.now();
-        while let Some(command) = self.core.poll_command(now) {
+        while let Some(command) = match may_start {
+            true => self.core.poll_command(now),
+            false => self.core.poll_consequence(),
+        } {
             if let Command::Attempt(attempt) = command {
                 self.start(attempt, now);
             } else {

@@ -97,6 +97,7 @@ impl Redeliverer {
         let subscription = tenant
             .as_ref()
             .and_then(|it| it.subscription(&delivery.subscription))
+            .filter(|it| it.is_in_force)
             .ok_or_else(|| Error::SubscriptionEnded(delivery.subscription.clone()))?;
         let accept_time = self.ingest.clock.now();
         let new = NewEvent {

@@ -1,5 +1,5 @@
 //! What waits for the writer: a queue that is emptied in one go, with a bound on the bytes of
-//! events. Outcomes are not bounded here: their number follows from the attempts in flight.
+//! events. Outcomes are not bounded here: the driver starts no attempts while there are many of them.
 //!
 //! Somebody waits for an event, nobody for an outcome: outcomes wake the writer only once there are
 //! some of them, or after a pause, so that it does not wake and write for each.
@@ -8,7 +8,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,8 @@ const OUTCOMES: usize = 1024;
 pub(super) struct Inbox {
     max_bytes: usize,
     waiting: Mutex<Waiting>,
+    /// As many as `waiting` has; for those who ask often.
+    n_outcomes: AtomicUsize,
     arrived: Condvar,
 }
 
@@ -101,6 +106,7 @@ impl Inbox {
         Self {
             max_bytes,
             waiting: Mutex::default(),
+            n_outcomes: AtomicUsize::new(0),
             arrived: Condvar::new(),
         }
     }
@@ -121,6 +127,8 @@ impl Inbox {
     pub(super) fn record(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         if let Ok(mut waiting) = self.open() {
             waiting.outcomes.extend(outcomes);
+            let n_outcomes = waiting.outcomes.len();
+            self.n_outcomes.store(n_outcomes, Ordering::Relaxed);
             let is_enough = match waiting.writer {
                 Patience::None => false,
                 Patience::Anything => !waiting.outcomes.is_empty(),
@@ -162,6 +170,10 @@ impl Inbox {
         drop(dropped);
     }
 
+    pub(super) fn n_outcomes(&self) -> usize {
+        self.n_outcomes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn waiting_bytes(&self) -> usize {
         self.lock().bytes
     }
@@ -182,6 +194,7 @@ impl Inbox {
             forget: std::mem::take(&mut waiting.forget),
             ..Batch::default()
         };
+        self.n_outcomes.store(0, Ordering::Relaxed);
         let mut n_bytes = 0;
         while n_bytes < GROUP_BYTES
             && let Some((bytes, request)) = waiting.requests.pop_front()

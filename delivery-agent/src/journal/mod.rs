@@ -233,7 +233,7 @@ impl Journal {
             lock,
         };
         let threads = Mutex::new(vec![writer.start()?]);
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             inbox,
             index,
             older,
@@ -243,11 +243,8 @@ impl Journal {
             max_event_bytes,
             deferred: opened.deferred,
             threads,
-        };
-        let journal = Self {
-            shared: Arc::new(shared),
-        };
-        Ok((journal, opened.recovered))
+        });
+        Ok((Self { shared }, opened.recovered))
     }
 
     /// Appends one event; resolves when it is durable. An event whose webhook id was appended
@@ -308,6 +305,11 @@ impl Journal {
     /// As [`Journal::record`], for many at once.
     pub fn record_all(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         self.shared.inbox.record(outcomes);
+    }
+
+    /// How many outcomes wait to be written. Nobody bounds them but whoever makes them.
+    pub fn n_outcomes_waiting(&self) -> usize {
+        self.shared.inbox.n_outcomes()
     }
 
     /// Reads a durable event back: from memory if it is recent, else from the disk.

@@ -168,7 +168,7 @@ impl Courier {
                 Some(publish_result::Result::Receipt(_)) => Verdict::Delivered,
                 None => later(),
             },
-            Err(Error::OutOfReach) => later(),
+            Err(Error::OutOfReach | Error::Unsettled) => later(),
             Err(Error::Refused(status)) if status.code() == Code::NotFound => {
                 refused(status.message())
             }

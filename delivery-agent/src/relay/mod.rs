@@ -14,8 +14,8 @@ use std::{collections::BTreeSet, error::Error as _, time::Duration};
 use bytes::Bytes;
 use hookfleet_contract::{name::DeliveryName, slot::Slot};
 use hookfleet_gateway::{
-    peers::{Authorization, Peer, Peers},
-    status::ApiError,
+    peers::{Dialer, Peer, Peers},
+    status::{ApiError, reason},
 };
 use hookfleet_proto::{
     fleet::{
@@ -33,6 +33,10 @@ use crate::{
 
 /// How long an owner may take: it waits for the slot table, and for its disk.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Why an agent takes nothing: the slot is another's,
+pub const NOT_OWNER: &str = "NOT_OWNER";
+/// or it has not heard of everything yet.
+pub const NOT_READY: &str = "NOT_READY";
 /// What agents tell each other is not small: 1000 events, and some more.
 pub const MAX_MESSAGE_BYTES: usize = 9 << 20;
 
@@ -46,9 +50,12 @@ pub struct Relay {
 /// The owner of a slot did not take what it was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be reached, or is not the owner any more, or not yet; another time may do.
+    /// It cannot be reached, or takes nothing now; another time may do.
     #[error("the owner of the slot is out of reach")]
     OutOfReach,
+    /// It is there, and not the owner any more, or not yet, or about to start: in a moment it is known who is.
+    #[error("the owner of the slot is about to change")]
+    Unsettled,
     /// It said no, and would say so again.
     #[error("the owner of the slot refuses")]
     Refused(#[source] Status),
@@ -59,10 +66,10 @@ pub enum Error {
 impl Relay {
     /// Speaks to the owners of slots.
     #[must_use]
-    pub fn new(slots: Slots, authorization: Authorization) -> Self {
+    pub fn new(slots: Slots, dialer: Dialer) -> Self {
         Self {
             slots,
-            peers: Peers::new(authorization),
+            peers: Peers::new(dialer),
         }
     }
 
@@ -139,9 +146,11 @@ async fn answer<T>(
     match timeout(DEADLINE, call).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         // What the connection says has a source; what the owner says has none.
-        Ok(Err(status)) if status.source().is_some() || status.code() == Code::Unavailable => {
-            Err(Error::OutOfReach)
-        }
+        Ok(Err(status)) if status.source().is_some() => Err(Error::OutOfReach),
+        Ok(Err(status)) if status.code() == Code::Unavailable => match reason(&status).as_deref() {
+            Some(NOT_OWNER | NOT_READY) => Err(Error::Unsettled),
+            Some(_) | None => Err(Error::OutOfReach),
+        },
         Ok(Err(status)) => Err(Error::Refused(status)),
         Err(_) => Err(Error::OutOfReach),
     }

@@ -6,12 +6,12 @@
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use hookfleet_contract::subscription::Subscription;
-use hookfleet_gateway::{auth::keyring::Keyring, peers::Authorization};
+use hookfleet_gateway::{auth::keyring::Keyring, peers::Dialer};
 use hookfleet_proto::{
     fleet::{
-        Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, Welcome,
-        sync_request::Message as Request, sync_response::Message as Response,
-        sync_service_client::SyncServiceClient,
+        Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse,
+        VerificationReport, Welcome, sync_request::Message as Request,
+        sync_response::Message as Response, sync_service_client::SyncServiceClient,
     },
     v1::subscription::SuspendReason,
 };
@@ -21,23 +21,25 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::Streaming;
 
 use super::{
     backoff::backoff,
     mirror::{Applied, ForeignCluster, Mirror},
-    snapshot,
+    report::report,
+    saver::Saver,
+    snapshot::Row,
 };
-use crate::{core::Counts, directory::Directory, driver, slots::Slots};
+use crate::{core::Counts, directory::Directory, driver, slots::Slots, verification};
 
 /// A full set of a large fleet comes in chunks of 1 MiB; one resource can be larger than that.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the control plane may take to hear the last of it.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// After as long a live stream, pauses between reconnections are short again.
 const STEADY: Duration = Duration::from_secs(30);
-/// The disk gets at most a twentieth of the time: a snapshot that took 1 s is not followed by another for 20 s.
-const SNAPSHOT_PAUSE: (Duration, u32) = (Duration::from_secs(1), 20);
 
 /// Who this agent is.
 #[derive(Clone, Debug)]
@@ -55,10 +57,10 @@ pub struct Identity {
 /// What the client needs and feeds.
 #[derive(Debug)]
 pub struct Config {
-    /// Control planes to try in turn: `http://host:port`.
-    pub control_planes: Vec<Endpoint>,
-    /// What it shows them.
-    pub authorization: Authorization,
+    /// Control planes to try in turn: `http://host:port`, or `https`.
+    pub control_planes: Vec<String>,
+    /// How it calls them.
+    pub dialer: Dialer,
     /// Who this agent is.
     pub identity: Identity,
     /// What is known, perhaps from a snapshot.
@@ -66,7 +68,7 @@ pub struct Config {
     /// Whether there are deliveries of subscriptions that are not known.
     pub has_strangers: bool,
     /// Where snapshots go.
-    pub snapshots: snapshot::Store,
+    pub saver: Saver,
     /// Where changes take effect.
     pub directory: Directory,
     /// Where changes of the slot table take effect.
@@ -75,6 +77,10 @@ pub struct Config {
     pub keyring: Keyring,
     /// Who delivers.
     pub driver: driver::Handle,
+    /// Who verifies callback URLs.
+    pub verifier: verification::Handle,
+    /// What receivers have answered.
+    pub verifications: mpsc::Receiver<VerificationReport>,
     /// Subscriptions whose receivers want no more.
     pub suspensions: mpsc::UnboundedReceiver<(Arc<Subscription>, SuspendReason)>,
     /// What is still here of slots of others.
@@ -98,6 +104,8 @@ enum Error {
     Ended,
     #[error("the control plane asked to reconnect: {reason}")]
     Goaway { reason: String, pause: Duration },
+    #[error("this agent has a new certificate to show")]
+    Renewed,
     #[error(transparent)]
     ForeignCluster(#[from] ForeignCluster),
 }
@@ -109,8 +117,6 @@ pub struct Client {
     all_known: bool,
     /// Reports that no control plane has been sent yet.
     reports: Vec<SuspendReport>,
-    unsaved: bool,
-    save_after: Instant,
 }
 
 // === impl Client ===
@@ -123,22 +129,20 @@ impl Client {
             config,
             all_known: false,
             reports: Vec::new(),
-            unsaved: false,
-            save_after: Instant::now(),
         }
     }
 
-    /// Stays connected until `shutdown`, then saves what is unsaved.
+    /// Stays connected until `shutdown`, then sees to it that the snapshot is on stable storage.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut failures = 0;
         for control_plane in self.config.control_planes.clone().iter().cycle() {
             let live = tokio::time::Instant::now();
-            let ended = tokio::select! {
-                () = shutdown.cancelled() => break,
-                ended = self.stream(control_plane) => ended,
-            };
-            // What is known stays known, even if this process is killed while nobody is in reach.
-            self.save().await;
+            let ended = self.stream(control_plane, &shutdown).await;
+            if shutdown.is_cancelled() {
+                break;
+            }
+            // What is known stays known, even if the power goes while nobody is in reach.
+            self.config.saver.sync().await;
             failures = if live.elapsed() > STEADY {
                 0
             } else {
@@ -152,6 +156,10 @@ impl Client {
                 } => {
                     tracing::info!(reason, "control plane asked to reconnect");
                     pause = wanted;
+                }
+                Error::Renewed => {
+                    tracing::info!("reconnecting with a new certificate");
+                    pause = Duration::ZERO;
                 }
                 Error::ForeignCluster(error) => {
                     tracing::error!(%error, "refused to sync");
@@ -169,12 +177,12 @@ impl Client {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.save().await;
+        self.config.saver.sync().await;
     }
 
-    /// One stream, until it fails.
-    async fn stream(&mut self, control_plane: &Endpoint) -> Error {
-        match self.session(control_plane).await {
+    /// One stream, until it fails or this agent ends.
+    async fn stream(&mut self, control_plane: &str, shutdown: &CancellationToken) -> Error {
+        match self.session(control_plane, shutdown).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
@@ -182,9 +190,14 @@ impl Client {
 
     async fn session(
         &mut self,
-        control_plane: &Endpoint,
+        control_plane: &str,
+        shutdown: &CancellationToken,
     ) -> Result<std::convert::Infallible, Error> {
-        let (requests, mut responses, welcome) = self.open(control_plane).await?;
+        let shown = self.config.dialer.tls.current();
+        let (requests, mut responses, welcome) = tokio::select! {
+            () = shutdown.cancelled() => return Err(Error::Ended),
+            opened = self.open(control_plane) => opened?,
+        };
         let period = Duration::from_millis(u64::try_from(welcome.heartbeat_millis).unwrap_or(0))
             .clamp(Duration::from_millis(100), Duration::from_secs(60));
         self.config.mirror.handle_welcome(&welcome)?;
@@ -195,11 +208,13 @@ impl Client {
 
         let mut heartbeat = interval(period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let live = Instant::now();
         let mut silence = Box::pin(tokio::time::sleep(period * 3));
         for report in self.reports.drain(..) {
             send(&requests, Request::SuspendReport(report)).await?;
         }
         loop {
+            let sync_at = self.config.saver.sync_at();
             tokio::select! {
                 // What the control plane says comes first: it is what the agent is for.
                 biased;
@@ -215,7 +230,13 @@ impl Client {
                         return Err(error);
                     }
                 }
-                () = sleep_until(self.save_after), if self.unsaved => self.save().await,
+                // What is lost is reported again.
+                Some(report) = self.config.verifications.recv() => {
+                    send(&requests, Request::VerificationReport(report)).await?;
+                }
+                () = sleep_until(sync_at.unwrap_or(live)), if sync_at.is_some() => {
+                    self.config.saver.sync().await;
+                }
                 // Slots move on when nothing is left of them, so that is said at once.
                 Ok(()) = self.config.leftovers.changed() => {
                     send(&requests, Request::Heartbeat(self.heartbeat())).await?;
@@ -226,6 +247,15 @@ impl Client {
                 _ = heartbeat.tick() => {
                     send(&requests, Request::Heartbeat(self.heartbeat())).await?;
                 }
+                // Where the old one ends, the connection would.
+                () = self.config.dialer.tls.renewed(&shown) => return Err(Error::Renewed),
+                () = shutdown.cancelled() => {
+                    // What was said last must be heard: slots wait for it.
+                    drop(requests);
+                    let heard = async { while let Ok(Some(_)) = responses.message().await {} };
+                    drop(timeout(GOODBYE, heard).await);
+                    return Err(Error::Ended);
+                }
                 () = &mut silence => return Err(Error::Silent(period * 3)),
             }
         }
@@ -233,14 +263,19 @@ impl Client {
 
     async fn open(
         &self,
-        control_plane: &Endpoint,
+        control_plane: &str,
     ) -> Result<(mpsc::Sender<SyncRequest>, Streaming<SyncResponse>, Welcome), Error> {
-        let endpoint = control_plane.clone().connect_timeout(CONNECT_TIMEOUT);
+        let endpoint = self
+            .config
+            .dialer
+            .endpoint(control_plane)
+            .map_err(transport)?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
         let channel = endpoint.connect().await.map_err(transport)?;
         // Few messages are under way at once: one acknowledgement, one heartbeat, some reports.
         let (requests, stream) = mpsc::channel(16);
         send(&requests, Request::Hello(self.hello())).await?;
-        let mut client = SyncServiceClient::new(self.config.authorization.on(channel))
+        let mut client = SyncServiceClient::new(self.config.dialer.on(channel))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let opening = async {
@@ -303,16 +338,17 @@ impl Client {
     ) -> Result<(), Error> {
         match response.message {
             Some(Response::Update(update)) => {
-                let applied = self.config.mirror.handle_update(update);
-                let ack = applied.ack.clone();
+                let mut applied = self.config.mirror.handle_update(update);
+                let (ack, rows) = (applied.ack.clone(), std::mem::take(&mut applied.rows));
                 self.put_in_force(applied).await;
-                self.unsaved = true;
+                self.save(rows).await;
                 send(requests, Request::Ack(ack)).await
             }
             Some(Response::Bookmark(bookmark)) => {
                 self.config.mirror.handle_bookmark(bookmark.revision);
                 if !self.all_known {
                     self.all_known = true;
+                    self.save(Vec::new()).await;
                     self.config.keyring.set_complete();
                     self.config.driver.all_known().await;
                     self.config.synced.cancel();
@@ -339,23 +375,13 @@ impl Client {
         }
         self.config.keyring.apply(applied.keys);
         let effects = self.config.directory.apply(applied.changes);
+        self.config.verifier.effects(effects.clone()).await;
         self.config.driver.effects(effects).await;
     }
 
-    async fn save(&mut self) {
-        if !self.unsaved {
-            return;
-        }
-        let (store, snapshot) = (self.config.snapshots.clone(), self.config.mirror.snapshot());
-        let started = tokio::time::Instant::now();
-        let saved = tokio::task::spawn_blocking(move || store.save(&snapshot)).await;
-        match saved {
-            Ok(Ok(())) => self.unsaved = false,
-            Ok(Err(error)) => tracing::warn!(%error, "cannot save the snapshot"),
-            Err(error) => tracing::error!(%error, "saving the snapshot panicked"),
-        }
-        let (least, factor) = SNAPSHOT_PAUSE;
-        self.save_after = started + (started.elapsed() * factor).max(least);
+    async fn save(&mut self, rows: Vec<Row>) {
+        let head = self.config.mirror.snapshot();
+        self.config.saver.save(rows, head).await;
     }
 }
 
@@ -377,13 +403,5 @@ fn goaway_error(goaway: Goaway) -> Error {
     Error::Goaway {
         reason: goaway.reason,
         pause: Duration::from_millis(millis),
-    }
-}
-
-fn report(subscription: &Subscription, reason: SuspendReason) -> SuspendReport {
-    SuspendReport {
-        subscription: subscription.name.to_string(),
-        uid: uuid::Uuid::from_bytes(subscription.uid).to_string(),
-        reason: reason.into(),
     }
 }

@@ -4,4 +4,6 @@
 mod backoff;
 pub mod client;
 pub mod mirror;
+mod report;
+pub mod saver;
 pub mod snapshot;

@@ -8,7 +8,7 @@ use hookfleet_contract::{
     response::TransportError,
     target::{Rules, Target},
 };
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use tokio::{
     io::AsyncWriteExt as _,
     sync::mpsc,
@@ -45,6 +45,49 @@ async fn a_request_is_written_as_the_contract_says() {
     assert!(head.lines().any(|line| line == host), "{head}");
     assert!(head.contains("content-length: 5\r\n"), "{head}");
     assert!(!head.contains("transfer-encoding"), "{head}");
+}
+
+#[tokio::test]
+async fn a_question_is_asked_with_its_method_and_its_answer_is_kept() {
+    let (sender, mut heads) = mpsc::unbounded_channel();
+    let receiver = Receiver::start(move |mut stream, _| {
+        let sender = sender.clone();
+        async move {
+            let head = read_request(&mut stream).await.unwrap();
+            let answer =
+                b"HTTP/1.1 200 OK\r\nwebhook-allowed-origin: *\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+            sender.send(head).unwrap();
+        }
+    })
+    .await;
+    for method in [Method::OPTIONS, Method::GET, Method::POST] {
+        let question = Request {
+            body: Bytes::new(),
+            ..request(&receiver, "/cb", Duration::from_secs(5))
+        };
+        let response = egress().ask(method.clone(), question).await.result.unwrap();
+        assert_eq!(response.headers["webhook-allowed-origin"], "*");
+        assert_eq!(response.body, "ok");
+        let head = heads.recv().await.unwrap();
+        assert!(
+            head.starts_with(&format!("{method} /cb HTTP/1.1\r\n")),
+            "{head}"
+        );
+        let has_length = head.contains("content-length: 0\r\n");
+        assert_eq!(has_length, method == Method::POST, "{head}");
+    }
+    let delivered = post(&egress(), &receiver, "/cb").await.result.unwrap();
+    assert!(delivered.headers.is_empty() && delivered.body.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_not_kept() {
+    let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok";
+    let receiver = Receiver::answering(cut, true).await;
+    let question = request(&receiver, "/", Duration::from_secs(5));
+    let response = egress().ask(Method::GET, question).await.result.unwrap();
+    assert_eq!((response.status, response.body), (200, Bytes::new()));
 }
 
 #[tokio::test]
@@ -406,6 +449,17 @@ async fn addresses_are_judged_at_every_attempt() {
     let exchange = post(&strict, &receiver, "/").await;
     assert_eq!(error(&exchange), TransportError::TargetUnreachable);
     assert_eq!(receiver.n_connections(), 0);
+}
+
+#[tokio::test]
+async fn how_long_it_takes_does_not_tell_a_refused_address_from_a_missing_name() {
+    let strict = Egress::new(Config::default()).unwrap();
+    for url in ["http://127.0.0.1:8080/", "https://10.0.0.1/"] {
+        let exchange = strict.post(request_to(url)).await;
+        assert_eq!(error(&exchange), TransportError::TargetUnreachable);
+        let millis = exchange.duration.as_millis();
+        assert!(millis >= 100, "{url}: {millis} ms");
+    }
 }
 
 async fn free_address() -> std::net::SocketAddr {

@@ -34,6 +34,7 @@ mod behaviour;
 mod cases;
 mod certificates;
 mod dns;
+mod fetch;
 mod hostile;
 mod receiver;
 mod reuse;

@@ -72,7 +72,8 @@ pub(super) async fn read_request(stream: &mut TcpStream) -> Option<String> {
     let length = head
         .lines()
         .find_map(|line| line.strip_prefix("content-length: "));
-    let mut body = vec![0; length?.parse().unwrap()];
+    // Only a question has no body.
+    let mut body = vec![0; length.unwrap_or("0").parse().unwrap()];
     stream.read_exact(&mut body).await.ok()?;
     Some(head)
 }

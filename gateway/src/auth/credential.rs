@@ -75,6 +75,14 @@ impl Credential {
     }
 }
 
+/// The key that a request says to have, whether or not it has. Of no use to decide anything.
+pub(super) fn claimed(headers: &HeaderMap) -> Option<String> {
+    match Credential::read(headers).ok()?? {
+        Credential::Key(key) => Some(format!("keys/{}", key.id())),
+        Credential::Token(_) => None,
+    }
+}
+
 fn key(text: &str) -> Result<Credential, Malformed> {
     text.parse().map(Credential::Key).map_err(|_| Malformed)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hookfleet_contract::name::{AgentId, TenantId};
+use hookfleet_contract::name::{AgentId, ControlPlaneId, TenantId};
 
 use super::scope::{Scope, Scopes};
 
@@ -51,7 +51,15 @@ impl Principal {
         Self::new(format!("agents/{agent}"), Reach::Fleet, scopes)
     }
 
-    /// Who it is, for logs: `keys/…`, `agents/…`, or issuer and subject of a token.
+    /// A control plane of the fleet.
+    #[must_use]
+    pub fn control_plane(control_plane: &ControlPlaneId) -> Self {
+        let scopes = [Scope::AgentsRegister].into_iter().collect();
+        let subject = format!("control-planes/{control_plane}");
+        Self::new(subject, Reach::Fleet, scopes)
+    }
+
+    /// Who it is, for logs: `keys/…`, `agents/…`, `control-planes/…`, or issuer and subject of a token.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
@@ -69,10 +77,31 @@ impl Principal {
         self.scopes
     }
 
-    /// Whether it may speak for this agent: as that agent, or as somebody who is not an agent.
+    /// Whether it may speak for this agent: as that agent, or as somebody who is no part of the fleet by name.
     #[must_use]
     pub fn may_be(&self, agent: &AgentId) -> bool {
-        let own = self.subject.strip_prefix("agents/");
-        own.is_none_or(|own| own == agent.as_str())
+        match self.subject.split_once('/') {
+            Some(("agents", own)) => own == agent.as_str(),
+            Some(("control-planes", _)) => false,
+            Some(_) | None => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A16.
+    #[test]
+    fn an_agent_speaks_for_itself_alone_and_a_control_plane_for_none() {
+        let [one, other]: [AgentId; 2] = ["one", "other"].map(|it| it.parse().unwrap());
+        assert!(Principal::agent(&one).may_be(&one));
+        assert!(!Principal::agent(&one).may_be(&other));
+        let control_plane = Principal::control_plane(&"one".parse().unwrap());
+        assert!(!control_plane.may_be(&one));
+        // A key of the fleet is every agent's.
+        let key = Principal::new("keys/k1", Reach::Fleet, Scopes::all());
+        assert!(key.may_be(&one) && key.may_be(&other));
     }
 }

@@ -25,7 +25,7 @@ const NAMES: [(&str, &str); 4] = [
 
 /// The members of the body.
 #[derive(Clone, Debug)]
-pub(super) struct Form {
+pub(crate) struct Form {
     message: MessageDescriptor,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Form {
 
 impl Form {
     /// The form of the subscription that `pool` describes.
-    pub(super) fn new(pool: &DescriptorPool) -> Self {
+    pub(crate) fn new(pool: &DescriptorPool) -> Self {
         let message = pool.get_message_by_name("hookfleet.v1.Subscription");
         let message = message.expect("the API has subscriptions");
         Self { message }
@@ -133,13 +133,21 @@ impl Form {
         pointer(places.iter().map(String::as_str))
     }
 
+    /// Every field with its name on the facade.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (String, FieldDescriptor)> + '_ {
+        let fields = self.message.fields();
+        fields.map(|it| (member_name(&it).to_owned(), it))
+    }
+
+    /// Whether its owner sets a field.
+    pub(crate) fn is_member(field: &FieldDescriptor) -> bool {
+        let mut behaviors = ["REQUIRED", "OPTIONAL"].iter();
+        behaviors.any(|behavior| annotation::has_behavior(field, behavior))
+    }
+
     /// The fields that the owner sets.
     fn members(&self) -> impl Iterator<Item = FieldDescriptor> + '_ {
-        self.message.fields().filter(|it| {
-            ["REQUIRED", "OPTIONAL"]
-                .iter()
-                .any(|behavior| annotation::has_behavior(it, behavior))
-        })
+        self.message.fields().filter(Self::is_member)
     }
 
     /// A message with one field.

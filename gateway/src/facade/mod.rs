@@ -5,7 +5,7 @@
 //! **Invariant:** what it answers is what the service answered; a subscription is found again by its resource and
 //! callback URL alone.
 
-mod form;
+pub(crate) mod form;
 mod identity;
 mod problem;
 mod resource;
@@ -21,7 +21,7 @@ use hookfleet_proto::v1::{
 use http::{Extensions, HeaderValue, Request, StatusCode, header, request::Parts};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
-use tonic::{Code, service::Routes};
+use tonic::{Code, Status, service::Routes};
 
 use crate::{body, descriptors, idempotency, status::ApiError, tenant, transcode::json};
 use form::Form;
@@ -66,6 +66,11 @@ impl Facade {
     /// Whether a path is one of the facade's.
     pub(crate) fn has(path: &str) -> bool {
         resource::route(path).is_some()
+    }
+
+    /// The answer to a request for a path that it has, which is refused before it is looked at.
+    pub(crate) fn refusal(status: Status) -> Response {
+        Problem::from(status).into_response()
     }
 
     /// Answers a request for a path that it has.
@@ -117,9 +122,9 @@ impl Call {
                 match self.create(&id, asked.clone(), key.as_deref()).await {
                     Ok(created) => {
                         let found = self.decided(created).await;
-                        let status = match found.state() == State::Pending {
-                            true => StatusCode::ACCEPTED,
-                            false => StatusCode::CREATED,
+                        let status = match found.state() == State::Active {
+                            true => StatusCode::CREATED,
+                            false => StatusCode::ACCEPTED,
                         };
                         return Ok(self.found(status, &found));
                     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{status::ApiError, transcode::failure};
+use crate::{limits::fields, status::ApiError, transcode::failure};
 
 /// What the types of problems begin with.
 const TYPES: &str = "https://hookfleet.dev/problems/";
@@ -90,9 +90,7 @@ impl Problem {
         let headers = response.headers_mut();
         let content_type = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, content_type);
-        if let Some(seconds) = failure::retry_after(&self.status) {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
+        fields::advise(headers, &self.status);
         response
     }
 

@@ -4,6 +4,8 @@ mod access;
 mod dialects;
 mod limits;
 mod tenants;
+mod tls;
+mod verifications;
 mod web;
 
 use std::{net::SocketAddr, time::Duration};
@@ -18,13 +20,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::Auth,
+    limits::{connections::Connections, limiter::Limiter},
     listener::{self, Lifetimes},
     readiness::Readiness,
     services::Services,
+    tls::server::ServerTls,
 };
 
 /// Longer than any test.
 const LIFETIME: Duration = Duration::from_secs(600);
+/// Long enough for a head on a busy machine, and short enough to wait for.
+const HEAD: Duration = Duration::from_secs(2);
+/// More connections than any test makes.
+const MANY: (usize, usize) = (10_000, 10_000);
 
 /// A running listener.
 struct World {
@@ -49,19 +57,53 @@ impl World {
 
     /// A listener whose connections are to last as long.
     async fn start_with(auth: Auth, connection: Duration) -> Self {
+        Self::start_limited(auth, connection, Limiter::off(), MANY).await
+    }
+
+    async fn start_secure(auth: Auth, connection: Duration, tls: Option<ServerTls>) -> Self {
+        Self::start_all(auth, connection, tls, Limiter::off(), MANY).await
+    }
+
+    /// A listener that counts requests, and has room for so many connections, all together and of one address.
+    async fn start_limited(
+        auth: Auth,
+        connection: Duration,
+        limiter: Limiter,
+        room: (usize, usize),
+    ) -> Self {
+        Self::start_all(auth, connection, None, limiter, room).await
+    }
+
+    async fn start_all(
+        auth: Auth,
+        connection: Duration,
+        tls: Option<ServerTls>,
+        limiter: Limiter,
+        (max, max_per_address): (usize, usize),
+    ) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let readiness = Readiness::new(&["store"]);
         let services = Services::new(readiness.clone())
             .guarded(auth)
+            .limited(limiter)
+            .confirmed_to(verifications::Keys)
             .with(tenants::service());
         let router = services.into_router().unwrap();
         let shutdown = CancellationToken::new();
         let lifetimes = Lifetimes {
             connection,
+            head: HEAD,
             drain: Duration::from_millis(300),
         };
-        let serving = tokio::spawn(listener::serve(tcp, router, lifetimes, shutdown.clone()));
+        let serving = tokio::spawn(listener::serve(
+            tcp,
+            tls,
+            router,
+            lifetimes,
+            Connections::new(max, max_per_address),
+            shutdown.clone(),
+        ));
         Self {
             address,
             readiness,

@@ -1,6 +1,8 @@
 //! The options of `google.api` that methods and fields have in their descriptors.
 
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor, Value,
+};
 
 /// How a method maps to HTTP: its `google.api.http`.
 pub(crate) fn http(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<DynamicMessage> {
@@ -10,6 +12,26 @@ pub(crate) fn http(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<D
         .has_extension(&extension)
         .then(|| options.get_extension(&extension).into_owned());
     value?.as_message().cloned()
+}
+
+/// What a resource is called, if a message is one: many of them, and one, as in `tenants` and `tenant`.
+pub(crate) fn resource(message: &MessageDescriptor) -> Option<(String, String)> {
+    let extension = message
+        .parent_pool()
+        .get_extension_by_name("google.api.resource")?;
+    let options = message.options();
+    let resource = options.get_extension(&extension);
+    let text = |name| {
+        Some(
+            resource
+                .as_message()?
+                .get_field_by_name(name)?
+                .as_str()?
+                .to_owned(),
+        )
+    };
+    let names: (String, String) = (text("plural")?, text("singular")?);
+    (!names.0.is_empty()).then_some(names)
 }
 
 /// Whether a field has a `google.api.field_behavior`, such as `REQUIRED`.

@@ -4,7 +4,6 @@ use http::StatusCode;
 use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use crate::descriptors;
 
@@ -28,12 +27,6 @@ fn details(status: &Status) -> Option<Value> {
     Some(json["details"].take())
 }
 
-/// The seconds that a caller is asked to wait, rounded up.
-pub(crate) fn retry_after(status: &Status) -> Option<u64> {
-    let delay = status.get_error_details().retry_info()?.retry_delay?;
-    Some(delay.as_secs() + u64::from(delay.subsec_nanos() > 0))
-}
-
 /// The HTTP status of a gRPC code, by `google.rpc.Code`.
 pub(crate) fn http_status(code: Code) -> StatusCode {
     let status = match code {
@@ -53,7 +46,8 @@ pub(crate) fn http_status(code: Code) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn name(code: Code) -> &'static str {
+/// The name of a gRPC code.
+pub(crate) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

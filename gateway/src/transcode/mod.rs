@@ -4,7 +4,7 @@
 pub(crate) mod annotation;
 pub(crate) mod failure;
 mod request;
-mod rule;
+pub(crate) mod rule;
 pub(crate) mod template;
 
 use std::{
@@ -24,7 +24,7 @@ use prost_reflect::{DynamicMessage, SerializeOptions};
 use tonic::{Status, service::Routes};
 use tower::{Service, ServiceExt as _};
 
-use crate::{body, descriptors, status::ApiError};
+use crate::{body, descriptors, limits::fields, status::ApiError};
 use rule::Rule;
 
 /// The rules cannot be used.
@@ -113,11 +113,7 @@ pub(crate) fn refusal(status: &Status) -> Response {
         failure::http_status(status.code()),
         &failure::body(status).to_string(),
     );
-    if let Some(seconds) = failure::retry_after(status) {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, seconds.into());
-    }
+    fields::advise(response.headers_mut(), status);
     response
 }
 
@@ -147,7 +143,7 @@ fn grpc_request(
     *request.method_mut() = http::Method::POST;
     // Who calls, and whatever else is known of the request.
     *request.extensions_mut() = extensions;
-    if let Ok(uri) = rule.grpc_path.parse() {
+    if let Ok(uri) = rule.grpc_path().parse() {
         *request.uri_mut() = uri;
     }
     let headers = request.headers_mut();
@@ -182,17 +178,14 @@ where
     }
     let frame = collected.to_bytes();
     let message = frame.get(5..).unwrap_or_default();
-    DynamicMessage::decode(rule.output.clone(), message)
+    DynamicMessage::decode(rule.descriptor.output(), message)
         .map_err(|error| Status::internal(error.to_string()))
 }
 
 /// The answer to a call that failed.
 pub(crate) fn failed(http_status: StatusCode, status: &Status) -> Response {
     let mut response = json(http_status, &failure::body(status).to_string());
-    if let Some(seconds) = failure::retry_after(status) {
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, seconds.into());
-    }
+    fields::advise(response.headers_mut(), status);
     response
 }
 

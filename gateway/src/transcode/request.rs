@@ -29,7 +29,7 @@ pub(super) fn message(
             let description = "must be in the body, as every field of this method";
             return Err(ApiError::invalid_field(name, description));
         }
-        let value = query_value(&rule.input, &name, &text)?;
+        let value = query_value(&rule.descriptor.input(), &name, &text)?;
         add(&mut request, &name, value)?;
     }
     for (field, text) in path {
@@ -37,7 +37,7 @@ pub(super) fn message(
     }
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let json = Value::Object(request);
-    DynamicMessage::deserialize_with_options(rule.input.clone(), json, &options)
+    DynamicMessage::deserialize_with_options(rule.descriptor.input(), json, &options)
         .map_err(|error| ApiError::invalid_field("", error.to_string()))
 }
 

@@ -1,27 +1,23 @@
 //! The HTTP rules of the API, as its descriptors have them.
 
 use http::Method;
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, ReflectMessage as _, Value,
-};
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, ReflectMessage as _, Value};
 
 use super::{Error, annotation, template::Template};
 
 /// How one method maps to HTTP.
 #[derive(Clone, Debug)]
-pub(super) struct Rule {
-    pub(super) method: Method,
-    pub(super) template: Template,
-    pub(super) body: Body,
-    pub(super) input: MessageDescriptor,
-    pub(super) output: MessageDescriptor,
-    /// `/package.Service/Method`.
-    pub(super) grpc_path: String,
+pub(crate) struct Rule {
+    pub(crate) method: Method,
+    pub(crate) template: Template,
+    pub(crate) body: Body,
+    /// The method of gRPC.
+    pub(crate) descriptor: MethodDescriptor,
 }
 
 /// What the HTTP body is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// Nothing.
     None,
     /// The request, but for what the path binds.
@@ -30,8 +26,18 @@ pub(super) enum Body {
     Field(String),
 }
 
+// === impl Rule ===
+
+impl Rule {
+    /// `/package.Service/Method`.
+    pub(crate) fn grpc_path(&self) -> String {
+        let service = self.descriptor.parent_service();
+        format!("/{}/{}", service.full_name(), self.descriptor.name())
+    }
+}
+
 /// The rules of the named services. Methods without a rule, and streams, have none.
-pub(super) fn collect(pool: &DescriptorPool, services: &[&str]) -> Result<Vec<Rule>, Error> {
+pub(crate) fn collect(pool: &DescriptorPool, services: &[&str]) -> Result<Vec<Rule>, Error> {
     let mut rules = Vec::new();
     for service in pool
         .services()
@@ -74,6 +80,12 @@ fn rule(method: &MethodDescriptor, annotation: &DynamicMessage) -> Option<Rule> 
                 let http_method = field.name().to_ascii_uppercase();
                 Some((http_method.parse().ok()?, template))
             })?;
+    // No method of this API has them; one that did would be served in part.
+    for unused in ["response_body", "additional_bindings"] {
+        if annotation.has_field_by_name(unused) {
+            return None;
+        }
+    }
     Some(Rule {
         method: http_method,
         template: Template::parse(&template)?,
@@ -82,8 +94,6 @@ fn rule(method: &MethodDescriptor, annotation: &DynamicMessage) -> Option<Rule> 
             Some("*") => Body::All,
             Some(field) => Body::Field(field.to_owned()),
         },
-        input: method.input(),
-        output: method.output(),
-        grpc_path: format!("/{}/{}", method.parent_service().full_name(), method.name()),
+        descriptor: method.clone(),
     })
 }

@@ -10,9 +10,12 @@ pub(crate) struct Template {
     verb: Option<String>,
 }
 
+/// A part of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
+pub(crate) enum Segment {
+    /// This text.
     Literal(String),
+    /// Anything that is not empty.
     Any,
 }
 
@@ -71,6 +74,21 @@ impl Template {
             count: self.segments.len() - first,
         });
         is_path.then_some(())
+    }
+
+    /// The parts of the path.
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// What follows the last colon.
+    pub(crate) fn verb(&self) -> Option<&str> {
+        self.verb.as_deref()
+    }
+
+    /// The fields that a path binds.
+    pub(crate) fn fields(&self) -> Vec<&str> {
+        self.variables.iter().map(|it| it.field.as_str()).collect()
     }
 
     /// The fields that a path binds, if it matches. The path is as it was sent.

@@ -5,6 +5,7 @@ mod keys;
 mod secrets;
 mod subscriptions;
 mod tenants;
+mod verifications;
 
 use std::{sync::Arc, time::Duration};
 

@@ -45,6 +45,7 @@ impl Masked for Subscription {
         field!(max_requests_per_second, |it| it.max_requests_per_second
             != 0.0),
         field!(ordering, |it| it.ordering != 0),
+        field!(verification, |it| it.verification != 0),
         field!(signature_algorithms, |it| !it
             .signature_algorithms
             .is_empty()),
@@ -74,6 +75,8 @@ impl Masked for Subscription {
         "signing_keys",
         "state",
         "suspend_reason",
+        "verification_status",
+        "grant",
         "create_time",
         "update_time",
         "etag",

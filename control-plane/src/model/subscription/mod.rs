@@ -1,12 +1,13 @@
 //! A subscription with its secrets in clear: what its fields may be, how it changes, which keys sign. Sealing is not its
 //! business, and neither is how far agents are.
 //!
-//! **Invariants:** each algorithm has one current key and it is the newest; the callback URL is canonical; the state is
-//! ACTIVE or SUSPENDED and the reason agrees with it.
+//! **Invariants:** each algorithm has one current key and it is the newest; the callback URL is canonical; the reason of
+//! a suspension agrees with the state; the state is PENDING or FAILED until the receiver has agreed, if it is asked at all.
 
 mod fields;
 #[cfg(test)]
 mod tests;
+mod verification;
 
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ use prost_types::FieldMask;
 use uuid::Uuid;
 
 use super::mask;
+use verification::Before;
+pub(crate) use verification::{Confirmation, Fresh, NotVerified, Verification};
 
 /// A subscription.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub(crate) struct Subscription {
     pub(crate) resource: v1::Subscription,
     /// Newest first.
     pub(crate) keys: Vec<Key>,
+    /// The one that goes on; how far it is stands in the resource.
+    pub(crate) verification: Option<Verification>,
 }
 
 /// More keys would sign than verifiers can be expected to try.
@@ -86,10 +91,11 @@ impl Subscription {
         name: &SubscriptionName,
         uid: Uuid,
         rules: &Rules,
+        fresh: &Fresh<'_>,
         now: Timestamp,
         random: impl FnMut(SignatureAlgorithm) -> (String, Secret),
     ) -> Result<Self, Violations> {
-        check(&asked, rules)?;
+        check(&asked, rules, fresh)?;
         let algorithms = algorithms(&asked);
         let keys = fresh_keys(
             &algorithms,
@@ -104,16 +110,25 @@ impl Subscription {
             signing_keys: Vec::new(),
             state: State::Active.into(),
             suspend_reason: SuspendReason::Unspecified.into(),
+            verification_status: None,
+            grant: None,
             create_time: Some(now.into()),
             update_time: Some(now.into()),
             etag: String::new(),
             ..asked
         };
-        canonicalize(&mut resource, rules);
-        Ok(Self { resource, keys })
+        canonicalize(&mut resource, rules, fresh);
+        let mut subscription = Self {
+            resource,
+            keys,
+            verification: None,
+        };
+        subscription.verify_first(fresh, now);
+        Ok(subscription)
     }
 
-    /// Changes the fields that the mask names. An algorithm that is new gets a key, one that is gone loses its keys.
+    /// Changes the fields that the mask names. An algorithm that is new gets a key, one that is gone loses its keys. A
+    /// callback URL that is new is verified first.
     ///
     /// # Errors
     /// Everything that is wrong with the mask, or with the subscription as it would be.
@@ -122,6 +137,7 @@ impl Subscription {
         mut patch: v1::Subscription,
         mask: Option<&FieldMask>,
         rules: &Rules,
+        fresh: &Fresh<'_>,
         now: Timestamp,
         random: impl FnMut(SignatureAlgorithm) -> (String, Secret),
     ) -> Result<(), Violations> {
@@ -138,9 +154,11 @@ impl Subscription {
             return Err(violations);
         }
         self.keep_hidden_values(&mut patch);
+        let before = Before::of(&self.resource, mask::names(mask, "callback_url", &patch));
         mask::apply(&mut self.resource, &mut patch, mask)?;
-        check(&self.resource, rules)?;
-        canonicalize(&mut self.resource, rules);
+        check(&self.resource, rules, fresh)?;
+        canonicalize(&mut self.resource, rules, fresh);
+        self.verify_changed(&before, fresh, now);
 
         let algorithms = algorithms(&self.resource);
         self.keys
@@ -158,7 +176,7 @@ impl Subscription {
 
     /// Stops callbacks; `false` if they were stopped already.
     pub(crate) fn suspend(&mut self, reason: SuspendReason) -> bool {
-        let was_active = self.resource.state() != State::Suspended;
+        let was_active = self.resource.state() == State::Active;
         if was_active {
             self.resource.set_state(State::Suspended);
             self.resource.set_suspend_reason(reason);
@@ -229,6 +247,7 @@ impl Subscription {
         });
         SubscriptionSpec {
             secret_keys: keys.collect(),
+            verification: self.verification.map(Into::into),
             subscription: Some(self.resource),
         }
     }
@@ -252,7 +271,7 @@ fn is_secret(header: &v1::Header) -> bool {
 }
 
 /// The violations that are the caller's have the caller's paths.
-fn check(resource: &v1::Subscription, rules: &Rules) -> Result<(), Violations> {
+fn check(resource: &v1::Subscription, rules: &Rules, fresh: &Fresh<'_>) -> Result<(), Violations> {
     let mut violations = Violations::default();
     if let Err(found) = validate(resource, rules) {
         violations = found;
@@ -272,6 +291,7 @@ fn check(resource: &v1::Subscription, rules: &Rules) -> Result<(), Violations> {
             "needs HMAC_SHA256 in signature_algorithms",
         );
     }
+    fresh.check(resource, &mut violations);
     violations.into_result(())
 }
 
@@ -289,7 +309,8 @@ fn check_address(target: &Target, rules: &Rules) -> Result<(), Refused> {
 }
 
 /// One spelling for what has several.
-fn canonicalize(resource: &mut v1::Subscription, rules: &Rules) {
+fn canonicalize(resource: &mut v1::Subscription, rules: &Rules, fresh: &Fresh<'_>) {
+    fresh.default_method(resource);
     if let Ok(target) = Target::parse(&resource.callback_url, rules) {
         target.url().clone_into(&mut resource.callback_url);
     }

@@ -6,14 +6,18 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, ResponseHeader};
-use tokio::time::{error::Elapsed, sleep, timeout};
+use etcd_client::{Client, ConnectOptions, ResponseHeader, TlsOptions};
+use hookfleet_gateway::tls::peer::PeerTls;
+use tokio::{
+    sync::watch,
+    time::{error::Elapsed, sleep, timeout},
+};
 
 use super::fault::Fault;
 use crate::store::Error;
@@ -30,14 +34,16 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 pub(super) struct Endpoints {
-    members: Vec<Member>,
+    urls: Vec<String>,
+    /// The clients in the order of their addresses; new ones when there is a new certificate to show.
+    members: watch::Receiver<Arc<Vec<Member>>>,
     /// Counts failures; the member in use is this number modulo their count.
     turn: AtomicUsize,
     cluster: OnceLock<u64>,
 }
 
+#[derive(Clone)]
 struct Member {
-    url: String,
     /// For everything but watches: `require_leader` would make plain reads fail too.
     plain: Client,
     watching: Client,
@@ -59,24 +65,18 @@ pub(super) struct Answer<T> {
 }
 
 impl Endpoints {
-    pub(super) async fn connect(urls: &[String]) -> Result<Self, etcd_client::Error> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(true);
-        let watching = options.clone().with_require_leader(true);
-        let mut members = Vec::with_capacity(urls.len());
-        for url in urls {
-            members.push(Member {
-                url: url.clone(),
-                plain: Client::connect([url], Some(options.clone())).await?,
-                watching: Client::connect([url], Some(watching.clone())).await?,
-            });
-        }
-        if members.is_empty() {
+    pub(super) async fn connect(
+        urls: Vec<String>,
+        tls: PeerTls,
+    ) -> Result<Self, etcd_client::Error> {
+        if urls.is_empty() {
             return Err(etcd_client::Error::InvalidArgs("no endpoints".to_owned()));
         }
+        let shown = tls.current();
+        let (made, members) = watch::channel(Arc::new(clients(&urls, &shown).await?));
+        tokio::spawn(renew(urls.clone(), tls, shown, made));
         Ok(Self {
+            urls,
             members,
             turn: AtomicUsize::new(0),
             cluster: OnceLock::new(),
@@ -96,7 +96,7 @@ impl Endpoints {
         let mut n_tries = 0;
         loop {
             let turn = self.turn.load(Ordering::Relaxed);
-            let tried = timeout(DEADLINE, request(self.member(turn).plain.clone())).await;
+            let tried = timeout(DEADLINE, request(self.member(turn).plain)).await;
             let fault = match tried {
                 Ok(Ok(value)) => {
                     let value = Ok(value);
@@ -127,7 +127,7 @@ impl Endpoints {
     /// The client to watch with, and its turn for [`Self::skip`].
     pub(super) fn watching(&self) -> (Client, usize) {
         let turn = self.turn.load(Ordering::Relaxed);
-        (self.member(turn).watching.clone(), turn)
+        (self.member(turn).watching, turn)
     }
 
     /// Uses the next member from now on, if the one of this `turn` still is in use.
@@ -137,7 +137,7 @@ impl Endpoints {
             .turn
             .compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
         if skipped.is_ok() {
-            let (failed, next) = (&self.member(turn).url, &self.member(next).url);
+            let (failed, next) = (self.url(turn), self.url(next));
             tracing::warn!(?fault, failed, next, "etcd endpoint failed");
         }
     }
@@ -161,11 +161,54 @@ impl Endpoints {
     }
 
     pub(super) fn urls(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|member| member.url.as_str())
+        self.urls.iter().map(String::as_str)
     }
 
-    fn member(&self, turn: usize) -> &Member {
-        &self.members[turn % self.members.len()]
+    fn member(&self, turn: usize) -> Member {
+        self.members.borrow()[turn % self.urls.len()].clone()
+    }
+
+    fn url(&self, turn: usize) -> &str {
+        &self.urls[turn % self.urls.len()]
+    }
+}
+
+/// A member for each address.
+async fn clients(urls: &[String], tls: &TlsOptions) -> Result<Vec<Member>, etcd_client::Error> {
+    let mut members = Vec::with_capacity(urls.len());
+    for url in urls {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+            .with_keep_alive_while_idle(true);
+        if url.starts_with("https://") {
+            options = options.with_tls(tls.clone());
+        }
+        let watching = options.clone().with_require_leader(true);
+        members.push(Member {
+            plain: Client::connect([url], Some(options)).await?,
+            watching: Client::connect([url], Some(watching)).await?,
+        });
+    }
+    Ok(members)
+}
+
+/// Makes new clients whenever there is something else to show. What is under way on the old ones goes on.
+async fn renew(
+    urls: Vec<String>,
+    tls: PeerTls,
+    mut shown: Arc<TlsOptions>,
+    made: watch::Sender<Arc<Vec<Member>>>,
+) {
+    loop {
+        tokio::select! {
+            () = made.closed() => return,
+            () = tls.renewed(&shown) => shown = tls.current(),
+        }
+        match clients(&urls, &shown).await {
+            Ok(members) => drop(made.send_replace(Arc::new(members))),
+            Err(error) => tracing::error!(%error, "etcd cannot be called with the new certificate"),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use etcd_client::{
     Client, Compare as EtcdCompare, CompareOp, GetOptions, GetResponse, PutOptions, ResponseHeader,
     Txn as EtcdTxn, TxnOp, TxnResponse,
 };
+use hookfleet_gateway::tls::peer::PeerTls;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -40,13 +41,15 @@ pub const DEFAULT_ROOT: &str = "/hookfleet/v1/";
 const INCARNATION: &str = "meta/incarnation";
 
 /// How to reach the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// The members' client addresses, `http://host:port`.
+    /// The members' client addresses, `http://host:port` or `https`.
     pub endpoints: Vec<String>,
     /// What all keys begin with.
     pub root: String,
+    /// Whom to believe at `https` addresses, and what to show there.
+    pub tls: PeerTls,
 }
 
 /// A store in etcd. Cheap to share, not to make.
@@ -64,6 +67,7 @@ impl Config {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             root: DEFAULT_ROOT.to_owned(),
+            tls: PeerTls::default(),
         }
     }
 }
@@ -76,7 +80,7 @@ impl Etcd {
     /// # Errors
     /// [`Error::Refused`] when an address is not one.
     pub async fn connect(config: Config) -> Result<Self, Error> {
-        let endpoints = Endpoints::connect(&config.endpoints).await;
+        let endpoints = Endpoints::connect(config.endpoints, config.tls).await;
         let endpoints = endpoints.map_err(|error| Fault::from(error).into_error("connect"))?;
         Ok(Self {
             endpoints: Arc::new(endpoints),

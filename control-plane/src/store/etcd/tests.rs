@@ -10,6 +10,8 @@ use tokio::{
     time::timeout,
 };
 
+use hookfleet_gateway::test_support::Authority;
+
 use super::*;
 use crate::{
     store::suite::{self, committed, conflict, conformance, next, until},
@@ -276,4 +278,28 @@ async fn carry(client: TcpStream, server: TcpStream, loses: Arc<AtomicBool>) {
         _ = forth => {}
         () = back => {}
     }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_certificates_is_called_with_the_newest() {
+    let authority = Authority::new();
+    let server = authority.issue("etcd", &[]);
+    let server = TestEtcd::start_secure(&authority.file(), &server.certificate, &server.key).await;
+    let other = Authority::new();
+    let ours = other.issue("control-plane", &[]);
+    let mut config = Config::new([server.endpoint()]);
+    config.tls = authority.peer(Some(&ours));
+    let store = Etcd::connect(config).await.expect("an address");
+    let refused = store.get("key").await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+    ours.replace_by(&authority.issue("control-plane", &[]));
+    let answers = timeout(Duration::from_secs(60), async {
+        while store.get("key").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    answers.await.expect("the new certificate is shown");
 }

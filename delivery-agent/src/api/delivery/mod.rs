@@ -264,7 +264,7 @@ pub(super) fn redelivery_error(error: redelivery::Error, name: &DeliveryName) ->
             ApiError::precondition("SUBSCRIPTION_ENDED", message).with("delivery", name.to_string())
         }
         redelivery::Error::Relay(relay::Error::Refused(status)) => return status,
-        redelivery::Error::Relay(relay::Error::OutOfReach) => {
+        redelivery::Error::Relay(relay::Error::OutOfReach | relay::Error::Unsettled) => {
             let message = format!("the agent that is to deliver {name} again does not answer");
             ApiError::aborted("OUTCOME_UNKNOWN", message)
         }

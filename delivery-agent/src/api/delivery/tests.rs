@@ -11,7 +11,7 @@ use hookfleet_contract::{
     target::Rules,
     time::Timestamp,
 };
-use hookfleet_gateway::peers::Authorization;
+use hookfleet_gateway::peers::Dialer;
 use hookfleet_proto::fleet::{SlotOwner, SlotTable};
 use hookfleet_proto::{
     cloudevents::CloudEvent,
@@ -314,7 +314,7 @@ impl World {
         let redeliverer = Redeliverer {
             ingest,
             history: history.clone(),
-            relay: Relay::new(slots, Authorization::default()),
+            relay: Relay::new(slots, Dialer::default()),
         };
         Self {
             service: Deliveries::new(redeliverer, pages()),
@@ -478,6 +478,7 @@ fn subscription() -> Subscription {
             secret: Secret::generate_hmac([1; 32]).reveal(),
             ..SecretKey::default()
         }],
+        verification: None,
     };
     Subscription::try_new(&spec, &Rules::default()).unwrap()
 }

@@ -1,8 +1,14 @@
 //! Masks, keys and hidden values.
 
+mod verifying;
+
+use hookfleet_contract::verification::key as confirmation;
 use hookfleet_proto::v1::{Header, RetryPolicy, RetryPreset, retry_policy};
 
 use super::*;
+use crate::config;
+
+type Method = v1::subscription::Verification;
 
 const NOW: Timestamp = Timestamp(1_767_323_045_000);
 
@@ -21,6 +27,15 @@ fn keys() -> impl FnMut(SignatureAlgorithm) -> (String, Secret) {
     }
 }
 
+/// The n-th verification has id n and the key of n-s.
+fn fresh(settings: &config::Verification, n: u8) -> Fresh<'_> {
+    Fresh {
+        settings,
+        id: Uuid::from_u128(n.into()),
+        key: confirmation::Key::new([n; 32]),
+    }
+}
+
 fn asked() -> v1::Subscription {
     v1::Subscription {
         callback_url: "https://receiver.acme.com/".to_owned(),
@@ -31,7 +46,9 @@ fn asked() -> v1::Subscription {
 
 fn created(asked: v1::Subscription) -> Subscription {
     let name = "tenants/a/subscriptions/s".parse().unwrap();
-    Subscription::create(asked, &name, Uuid::nil(), &Rules::default(), NOW, keys()).unwrap()
+    let (rules, settings) = (Rules::default(), config::Verification::default());
+    let fresh = fresh(&settings, 1);
+    Subscription::create(asked, &name, Uuid::nil(), &rules, &fresh, NOW, keys()).unwrap()
 }
 
 fn updated(
@@ -49,6 +66,7 @@ fn updated(
         patch,
         Some(&FieldMask { paths }),
         &Rules::default(),
+        &fresh(&config::Verification::default(), 2),
         NOW,
         later,
     )?;
@@ -147,6 +165,7 @@ fn every_field_that_callers_set_is_replaced_by_a_star() {
         max_in_flight: 3,
         max_requests_per_second: 2.5,
         ordering: v1::Ordering::ByPartitionKey.into(),
+        verification: Method::None.into(),
         signature_algorithms: vec![SignatureAlgorithm::HmacSha256.into()],
         ..asked()
     };

@@ -1,0 +1,322 @@
+//! What the agent knows of tenants and subscriptions, as its readers need it: by event type for
+//! matching, by uid for attempts. It decides nothing; the sync client puts changes in force here.
+//!
+//! It is made for a million subscriptions: each stands once in memory and is referred to by three pointers, and a change
+//! costs about as much as what changes.
+//!
+//! **Invariant:** a reader sees each tenant's subscriptions either before or after a change, never
+//! in between.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::{Hash, Hasher},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use hookfleet_contract::{
+    name::{SubscriptionId, TenantId},
+    subscription::Subscription,
+};
+
+use rustc_hash::FxBuildHasher;
+
+use crate::core::{Settings, Uid};
+
+/// A cheap handle to what is known.
+#[derive(Clone, Debug, Default)]
+pub struct Directory(Arc<RwLock<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    tenants: HashMap<TenantId, Arc<Tenant>>,
+    by_uid: HashSet<ByUid, FxBuildHasher>,
+}
+
+/// A subscription that is found by its uid.
+#[derive(Debug)]
+struct ByUid(Arc<Subscription>);
+
+/// One tenant with its subscriptions.
+#[derive(Clone, Debug, Default)]
+pub struct Tenant {
+    suspended: bool,
+    /// Ordered by id.
+    subscriptions: Vec<Arc<Subscription>>,
+    /// By the text of each pattern, ordered by id; `*` is under itself.
+    by_pattern: HashMap<Box<str>, Vec<Arc<Subscription>>>,
+}
+
+/// One thing that is different now.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A tenant is new or has changed.
+    Tenant {
+        /// Which.
+        tenant: TenantId,
+        /// Whether its deliveries wait.
+        suspended: bool,
+    },
+    /// A tenant is gone, with its subscriptions.
+    TenantGone(TenantId),
+    /// A subscription is new or has changed.
+    Subscription(Arc<Subscription>),
+    /// A subscription is gone.
+    SubscriptionGone(TenantId, SubscriptionId),
+}
+
+/// What a change means for deliveries.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// The subscription is to be delivered so.
+    Live {
+        /// The subscription.
+        subscription: Arc<Subscription>,
+        /// It or its tenant is suspended.
+        suspended: bool,
+    },
+    /// The subscription is gone.
+    Ended(Uid),
+}
+
+// === impl Directory ===
+
+impl Directory {
+    /// The tenant, if it is known.
+    #[must_use]
+    pub fn tenant(&self, tenant: &TenantId) -> Option<Arc<Tenant>> {
+        self.read(|known| known.tenants.get(tenant).cloned())
+    }
+
+    /// All tenants that are known.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<(TenantId, Arc<Tenant>)> {
+        let pair = |(id, tenant): (&TenantId, &Arc<Tenant>)| (id.clone(), Arc::clone(tenant));
+        self.read(|known| known.tenants.iter().map(pair).collect())
+    }
+
+    /// The subscription with this uid, if it is known.
+    #[must_use]
+    pub fn subscription(&self, uid: &Uid) -> Option<Arc<Subscription>> {
+        self.read(|known| known.by_uid.get(uid).map(|it| Arc::clone(&it.0)))
+    }
+
+    /// What the core needs to know of the subscription with this uid, if it is known.
+    #[must_use]
+    pub fn settings(&self, uid: &Uid) -> Option<Settings> {
+        self.read(|known| {
+            let ByUid(subscription) = known.by_uid.get(uid)?;
+            let tenant = known.tenants.get(&subscription.name.tenant)?;
+            let suspended = tenant.suspended || subscription.suspended;
+            Some(Self::settings_of(subscription, suspended))
+        })
+    }
+
+    /// What the core needs to know of a subscription.
+    #[must_use]
+    pub fn settings_of(subscription: &Subscription, suspended: bool) -> Settings {
+        Settings {
+            tenant: subscription.name.tenant.clone(),
+            endpoint: subscription.target.origin().into(),
+            policy: Arc::clone(&subscription.policy),
+            max_in_flight: subscription.max_in_flight,
+            max_requests_per_second: subscription.max_requests_per_second,
+            suspended,
+        }
+    }
+
+    /// Puts changes in force and says what they mean for deliveries.
+    pub fn apply(&self, changes: Vec<Change>) -> Vec<Effect> {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut effects = Vec::with_capacity(changes.len());
+        for change in changes {
+            known.apply(change, &mut effects);
+        }
+        effects
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+        read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    fn apply(&mut self, change: Change, effects: &mut Vec<Effect>) {
+        match change {
+            Change::Tenant { tenant, suspended } => {
+                let tenant = edit(self.tenants.entry(tenant));
+                if tenant.suspended != suspended {
+                    tenant.suspended = suspended;
+                    effects.extend(tenant.subscriptions.iter().map(|it| live(it, suspended)));
+                }
+            }
+            Change::TenantGone(tenant) => {
+                let tenant = self.tenants.remove(&tenant);
+                for subscription in tenant.iter().flat_map(|it| &it.subscriptions) {
+                    self.end(subscription.uid, effects);
+                }
+            }
+            Change::Subscription(subscription) => {
+                let tenant = edit(self.tenants.entry(subscription.name.tenant.clone()));
+                let effect = live(&subscription, tenant.suspended);
+                if let Some(previous) = tenant.insert(Arc::clone(&subscription)) {
+                    self.by_uid.remove(&previous.uid);
+                    if previous.uid != subscription.uid {
+                        effects.push(Effect::Ended(previous.uid));
+                    }
+                }
+                self.by_uid.insert(ByUid(subscription));
+                effects.push(effect);
+            }
+            Change::SubscriptionGone(tenant, id) => {
+                let tenant = self.tenants.get_mut(&tenant).map(Arc::make_mut);
+                if let Some(gone) = tenant.and_then(|it| it.remove(&id)) {
+                    self.end(gone.uid, effects);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, uid: Uid, effects: &mut Vec<Effect>) {
+        self.by_uid.remove(&uid);
+        effects.push(Effect::Ended(uid));
+    }
+}
+
+/// The tenant to be changed: a copy of it only while somebody reads it.
+fn edit(entry: Entry<'_, TenantId, Arc<Tenant>>) -> &mut Tenant {
+    Arc::make_mut(entry.or_default())
+}
+
+fn live(subscription: &Arc<Subscription>, tenant_suspended: bool) -> Effect {
+    Effect::Live {
+        subscription: Arc::clone(subscription),
+        suspended: tenant_suspended || subscription.suspended,
+    }
+}
+
+// === impl Tenant ===
+
+impl Tenant {
+    /// Whether publishes are refused and deliveries wait.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// The subscription with this id.
+    #[must_use]
+    pub fn subscription(&self, id: &SubscriptionId) -> Option<&Arc<Subscription>> {
+        let at = position(&self.subscriptions, id).ok()?;
+        self.subscriptions.get(at)
+    }
+
+    /// The subscriptions in force that want events of this type, each once, ordered by id.
+    #[must_use]
+    pub fn matching(&self, event_type: &str) -> Vec<&Arc<Subscription>> {
+        let dots = event_type.match_indices('.').map(|(at, _)| at);
+        let prefixes = dots.map(|at| &event_type[..at]);
+        let lists = prefixes
+            .chain([event_type, "*"])
+            .filter_map(|prefix| self.by_pattern.get(prefix));
+        let lists: Vec<_> = lists.collect();
+        let mut found: Vec<&Arc<Subscription>> = lists.iter().copied().flatten().collect();
+        // Each list is in order, and has each once.
+        if lists.len() > 1 {
+            found.sort_unstable_by(|a, b| a.name.subscription.cmp(&b.name.subscription));
+            found.dedup_by(|a, b| a.uid == b.uid);
+        }
+        found
+    }
+
+    fn insert(&mut self, subscription: Arc<Subscription>) -> Option<Arc<Subscription>> {
+        let previous = match position(&self.subscriptions, &subscription.name.subscription) {
+            Ok(at) => {
+                let place = &mut self.subscriptions[at];
+                Some(std::mem::replace(place, Arc::clone(&subscription)))
+            }
+            Err(at) => {
+                self.subscriptions.insert(at, Arc::clone(&subscription));
+                None
+            }
+        };
+        if let Some(previous) = &previous {
+            self.unlist(previous);
+        }
+        self.list(&subscription);
+        previous
+    }
+
+    fn remove(&mut self, id: &SubscriptionId) -> Option<Arc<Subscription>> {
+        let at = position(&self.subscriptions, id).ok()?;
+        let gone = self.subscriptions.remove(at);
+        self.unlist(&gone);
+        Some(gone)
+    }
+
+    fn list(&mut self, subscription: &Arc<Subscription>) {
+        if !subscription.is_in_force {
+            return;
+        }
+        for pattern in &subscription.patterns {
+            let list = match self.by_pattern.get_mut(pattern.as_str()) {
+                Some(list) => list,
+                None => self.by_pattern.entry(pattern.as_str().into()).or_default(),
+            };
+            // It may have the same pattern twice.
+            if let Err(at) = position(list, &subscription.name.subscription) {
+                list.insert(at, Arc::clone(subscription));
+            }
+        }
+    }
+
+    fn unlist(&mut self, subscription: &Subscription) {
+        for pattern in &subscription.patterns {
+            let Some(list) = self.by_pattern.get_mut(pattern.as_str()) else {
+                continue;
+            };
+            if let Ok(at) = position(list, &subscription.name.subscription) {
+                list.remove(at);
+            }
+            if list.is_empty() {
+                self.by_pattern.remove(pattern.as_str());
+            }
+        }
+    }
+}
+
+/// Where in a list that is ordered by id it is, or would be.
+fn position(list: &[Arc<Subscription>], id: &SubscriptionId) -> Result<usize, usize> {
+    // Most come in their order.
+    if list.last().is_none_or(|it| it.name.subscription < *id) {
+        return Err(list.len());
+    }
+    list.binary_search_by(|it| it.name.subscription.cmp(id))
+}
+
+// === impl ByUid ===
+
+impl Borrow<Uid> for ByUid {
+    fn borrow(&self) -> &Uid {
+        &self.0.uid
+    }
+}
+
+impl Hash for ByUid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.uid.hash(state);
+    }
+}
+
+impl PartialEq for ByUid {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.uid == other.0.uid
+    }
+}
+
+impl Eq for ByUid {}

@@ -1,0 +1,188 @@
+//! A machine whose clock jumps and whose names do not resolve (rows F23 and F42 of the fault matrix).
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hookfleet_delivery_agent::clock::Clock;
+use hookfleet_proto::v1::{Subscription, subscription};
+use tokio::{net::UdpSocket, time::Instant};
+
+use crate::harness::{
+    api::{
+        create_tenant, deliveries, event, publish_one, retries, subscribe_in_force,
+        subscription_state, to,
+    },
+    eventually,
+    process::{Process, hookfleet},
+    receiver::Receiver,
+    shim::Shim,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const YEAR: i64 = 365 * 24 * 3600;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_keep_their_distance_while_the_wall_clock_jumps() {
+    let dir = tempfile::tempdir().unwrap();
+    let shim = Shim::compile(dir.path());
+    let receiver = Receiver::start().await;
+    let arrivals = Arc::<Mutex<Vec<Instant>>>::default();
+    let noted = Arc::clone(&arrivals);
+    receiver.answer_with("hook", move |_, n_before| {
+        noted.lock().unwrap().push(Instant::now());
+        let status = if n_before % 2 == 0 { 503_u16 } else { 200 };
+        (status.try_into().unwrap(), Vec::new(), Duration::ZERO)
+    });
+    let mut command = hookfleet();
+    shim.load(&mut command);
+    command.arg("standalone");
+    command.arg("--data-dir").arg(dir.path().join("data"));
+    let server = Process::start(command, "127.0.0.1:0");
+    let channel = server.channel();
+    create_tenant(&channel, "acme").await;
+    let subscription = Subscription {
+        retry_policy: retries(&[2; 10]),
+        ..to(receiver.url("hook"))
+    };
+    subscribe_in_force(&channel, "acme", "hook", subscription).await;
+
+    let jumps = [0, 3600, -3600, 10 * YEAR, -55 * YEAR, 0];
+    for (round, seconds) in jumps.into_iter().enumerate() {
+        shim.set_clock_off(seconds);
+        publish_one(&channel, "acme", event(&format!("{round}"), "a.b", "{}")).await;
+        eventually("the first attempt", PATIENCE, || async {
+            let n = arrivals.lock().unwrap().len();
+            (n > 2 * round).then_some(()).ok_or(n)
+        })
+        .await;
+        // And again while it waits.
+        shim.set_clock_off(-seconds);
+        eventually("the second attempt", PATIENCE, || async {
+            let n = arrivals.lock().unwrap().len();
+            (n > 2 * round + 1).then_some(()).ok_or(n)
+        })
+        .await;
+    }
+    let arrivals = arrivals.lock().unwrap().clone();
+    for pair in arrivals.chunks_exact(2) {
+        let pause = pair[1] - pair[0];
+        assert!(pause >= Duration::from_millis(1500), "{pause:?} is early");
+    }
+    // Signatures are of the time that the machine believes in.
+    let received = receiver.received_at("hook");
+    let now = Clock::system().now().unix_seconds();
+    let said = |at: usize| {
+        received[at]
+            .header("webhook-timestamp")
+            .parse::<i64>()
+            .unwrap()
+    };
+    let off = said(2) - now.cast_signed();
+    assert!((3600 - 120..3600 + 120).contains(&off), "{off} s off");
+    eventually("every delivery succeeded", PATIENCE, || async {
+        let all = deliveries(&channel, "acme", "state = SUCCEEDED").await;
+        (all.len() == jumps.len()).then_some(()).ok_or(all)
+    })
+    .await;
+    assert!(server.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_do_not_resolve_for_a_while_cost_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start().await;
+    let names = NameServer::start().await;
+    let mut command = hookfleet();
+    command.env("HOOKFLEET_ALLOW_HTTP_TARGETS", "true");
+    let servers = format!("[\"127.0.0.1:{}\"]", names.port);
+    command.env("HOOKFLEET_NAME_SERVERS", servers);
+    command.arg("standalone").arg("--data-dir").arg(dir.path());
+    let server = Process::start(command, "127.0.0.1:0");
+    let channel = server.channel();
+    create_tenant(&channel, "acme").await;
+    let port = receiver.address.port();
+    let subscription = Subscription {
+        retry_policy: retries(&[1; 50]),
+        ..to(format!("http://hooks.acme.com:{port}/hook"))
+    };
+    let created = subscribe_in_force(&channel, "acme", "hook", subscription).await;
+
+    publish_one(&channel, "acme", event("1", "a.b", "{}")).await;
+    eventually("some questions in vain", PATIENCE, || async {
+        let n = names.n_asked();
+        (n >= 6).then_some(()).ok_or(n)
+    })
+    .await;
+    assert!(receiver.received().is_empty());
+    let state = subscription_state(&channel, &created.name).await;
+    assert_eq!(state, Ok(subscription::State::Active));
+
+    names.is_well.store(true, Ordering::SeqCst);
+    eventually("the delivery", PATIENCE, || async {
+        let n = receiver.received_at("hook").len();
+        (n == 1).then_some(()).ok_or(n)
+    })
+    .await;
+    let received = receiver.received_at("hook");
+    assert_eq!(received[0].header("host"), format!("hooks.acme.com:{port}"));
+    assert!(server.terminate().await.success());
+}
+
+/// A name server that fails until it is well; then every name is this machine.
+struct NameServer {
+    port: u16,
+    is_well: Arc<AtomicBool>,
+    asked: Arc<Mutex<usize>>,
+}
+
+// === impl NameServer ===
+
+impl NameServer {
+    async fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = Self {
+            port: socket.local_addr().unwrap().port(),
+            is_well: Arc::default(),
+            asked: Arc::default(),
+        };
+        let (is_well, asked) = (Arc::clone(&server.is_well), Arc::clone(&server.asked));
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok((n, from)) = socket.recv_from(&mut question).await {
+                *asked.lock().unwrap() += 1;
+                let answer = answer(&question[..n], is_well.load(Ordering::SeqCst));
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        server
+    }
+
+    fn n_asked(&self) -> usize {
+        *self.asked.lock().unwrap()
+    }
+}
+
+/// SERVFAIL, or loopback for questions about A and nothing for others.
+fn answer(question: &[u8], is_well: bool) -> Vec<u8> {
+    const HEADER: usize = 12;
+    let name = question[HEADER..].iter().position(|it| *it == 0).unwrap() + 1;
+    let end = HEADER + name + 4;
+    let is_about_v4 = question[HEADER + name..end] == [0, 1, 0, 1];
+    let has_answer = is_well && is_about_v4;
+    let mut answer = question[..end].to_vec();
+    // A response; the code is the last of these bits.
+    (answer[2], answer[3]) = (0x81, if is_well { 0x80 } else { 0x82 });
+    answer[4..HEADER].copy_from_slice(&[0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
+    if has_answer {
+        // The name of the question, A, IN, 5 seconds.
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
+        answer.extend(Ipv4Addr::LOCALHOST.octets());
+    }
+    answer
+}

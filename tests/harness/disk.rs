@@ -1,0 +1,107 @@
+//! A disk of its own for one test: an ext4 image behind a loop device, which can lose power, be full, and fail.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+/// `FS_IOC_SHUTDOWN` without flushing anything, the log of the file system included, once a line says so.
+const CUT: &str = "import fcntl, os, struct, sys
+disk = os.open(sys.argv[1], os.O_RDONLY)
+print('ready', flush=True)
+sys.stdin.readline()
+fcntl.ioctl(disk, 0x8004587d, struct.pack('I', 2))";
+
+/// An ext4 of its own.
+pub struct Disk {
+    image: PathBuf,
+    pub mount_point: PathBuf,
+}
+
+impl Disk {
+    /// `None`, with a word about it, where this machine does not permit one.
+    pub fn new(dir: &Path, bytes: u64) -> Option<Self> {
+        let disk = Self {
+            image: dir.join("disk.img"),
+            mount_point: dir.join("disk"),
+        };
+        std::fs::create_dir(&disk.mount_point).unwrap();
+        let file = std::fs::File::create(&disk.image).unwrap();
+        file.set_len(bytes).unwrap();
+        let made = run("mkfs.ext4", &["-q", "-F", text(&disk.image)]);
+        let mounted = made.and_then(|_| disk.try_mount());
+        if let Err(why) = mounted {
+            eprintln!(
+                "SKIPPED: there is no disk to harm, because this machine has no loop device for us: {why}"
+            );
+            return None;
+        }
+        disk.unmount();
+        Some(disk)
+    }
+
+    fn try_mount(&self) -> Result<Output, String> {
+        let (image, point) = (text(&self.image), text(&self.mount_point));
+        run("mount", &["-o", "loop", image, point])
+    }
+
+    pub fn mount(&self) {
+        self.try_mount().unwrap();
+    }
+
+    pub fn unmount(&self) {
+        run("umount", &[text(&self.mount_point)]).unwrap();
+    }
+
+    /// Afterwards nothing reaches the disk, and what was not synced never did.
+    pub fn cut(&self, before: impl FnOnce()) {
+        let mut cut = Command::new("python3")
+            .args(["-c", CUT, text(&self.mount_point)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(cut.stdout.take().unwrap());
+        said.read_line(&mut String::new()).unwrap();
+        before();
+        drop(cut.stdin.take());
+        assert!(cut.wait().unwrap().success());
+    }
+}
+
+impl Disk {
+    /// Nothing can be written any more, as after an error of the disk. What was synced can be read after it is mounted
+    /// again.
+    pub fn abort(&self) {
+        run("mount", &["-o", "remount,abort", text(&self.mount_point)]).unwrap();
+    }
+
+    /// How many bytes are left.
+    pub fn free_bytes(&self) -> u64 {
+        let space = rustix::fs::statvfs(&self.mount_point).unwrap();
+        space.f_bavail * space.f_frsize
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _not_mounted = run("umount", &["-l", text(&self.mount_point)]);
+    }
+}
+
+fn run(command: &str, arguments: &[&str]) -> Result<Output, String> {
+    let output = Command::new(command).args(arguments).output();
+    let output = output.map_err(|error| format!("{command}: {error}"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(format!(
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
