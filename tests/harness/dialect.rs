@@ -44,11 +44,12 @@ const VOLATILE: [&str; 14] = [
     "nextPageToken",
 ];
 /// Of agents and secrets, likewise.
-const VOLATILE_TOO: [&str; 6] = [
+const VOLATILE_TOO: [&str; 7] = [
     "secret",
     "signingSecret",
     "lastHeartbeatTime",
     "appliedRevision",
+    "revision",
     "pendingDeliveryCount",
     "version",
 ];
