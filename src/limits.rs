@@ -18,7 +18,7 @@ pub(crate) struct Limits {
     pub(crate) max_connections: usize,
     /// The most connections of one address.
     pub(crate) max_connections_per_address: usize,
-    /// Requests of a credential, and of an address, in a second, but those that publish; 0 is no limit.
+    /// Requests of a credential, or of an address without one, in a second, but those that publish; 0 is no limit.
     pub(crate) requests_per_second: u64,
     /// Requests of an address without a good credential, in a second, after which it is told to wait; 0 is no limit.
     pub(crate) failures_per_second: u64,

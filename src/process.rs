@@ -161,11 +161,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     .context("cannot call etcd by TLS")?;
     let store = Etcd::connect(etcd);
     let store: Arc<dyn Store> = Arc::new(store.await.context("cannot use etcd")?);
-    let (listener, address) = bind(
-        config.listen,
-        config.authentication || config.tls.tls_client_required,
-    )
-    .await?;
+    let (listener, address) = bind(config.listen, config.authentication).await?;
     let readiness = Readiness::new(&[STORE]);
     let control_plane = hookfleet_control_plane::Config::new(
         store,
@@ -215,11 +211,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     };
     let identity = Identity::load_or_create(&config.data_dir, agent_id, rand::random())?;
     let secure = config.tls.server()?;
-    let (listener, address) = bind(
-        config.listen,
-        config.authentication || config.tls.tls_client_required,
-    )
-    .await?;
+    let (listener, address) = bind(config.listen, config.authentication).await?;
     let authorization = if config.authentication {
         access::of_fleet(&config.fleet_key_file, config.tls.shows_certificate())?
     } else {

@@ -64,7 +64,8 @@ impl Intake {
 
     /// The request with a body that takes room.
     pub(crate) fn meter(&self, request: http::Request<Body>) -> http::Request<Body> {
-        if self.streams.contains(request.uri().path()) {
+        let path = request.uri().path();
+        if self.streams.contains(path) || path.starts_with("/grpc.reflection.") {
             return request;
         }
         request.map(|body| {

@@ -133,7 +133,7 @@ impl Conversation {
     async fn hold_secure(mut self, stream: TcpStream, tls: ServerTls) {
         let accepted = tokio::select! {
             () = self.shutdown.cancelled() => return,
-            accepted = tls.accept(stream) => accepted,
+            accepted = tls.accept(stream, self.address.into()) => accepted,
         };
         match accepted {
             Ok((stream, None)) => self.hold(stream).await,

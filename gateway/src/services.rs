@@ -52,7 +52,7 @@ pub struct Services {
     audit: Audit,
     limiter: Limiter,
     /// Where receivers confirm that they want callbacks.
-    verifications: Router,
+    verifications: Router<Audit>,
 }
 
 /// The descriptors of the API cannot be served.
@@ -164,7 +164,7 @@ impl Services {
         let openapi = Bytes::from(openapi);
         let notary = Notary {
             subjects: Arc::new(Subjects::new(descriptors::pool(), &methods)),
-            audit: self.audit,
+            audit: self.audit.clone(),
         };
         let note = from_fn_with_state(notary, audit::layer::note);
         let authorize = from_fn_with_state(guard.clone(), layer::authorize);
@@ -205,7 +205,8 @@ impl Services {
         let authenticate = from_fn_with_state(guard, layer::authenticate);
         let origin = from_fn(audit::layer::origin);
         // Whoever guesses keys has no more tries than an address has requests.
-        let verifications = self.verifications.layer(limit.clone());
+        let verifications = self.verifications.with_state(self.audit);
+        let verifications = verifications.layer(limit.clone()).layer(origin.clone());
         let api = api.layer(web).layer(meter).layer(limit).layer(authenticate);
         Ok(probes.merge(verifications).merge(api.layer(origin)))
     }

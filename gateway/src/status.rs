@@ -132,7 +132,7 @@ impl ApiError {
         (units, window_seconds): (u64, u64),
         retry_after: Duration,
     ) -> Self {
-        let description = format!("the quota {name} has {units} in {window_seconds} s");
+        let description = format!("the quota of {name} is {units} in {window_seconds} s");
         let mut error = Self::exhausted("RATE_LIMITED", &description, retry_after);
         error
             .details

@@ -107,11 +107,19 @@ fn apisix_is_told_of_methods_and_parts_that_there_are() {
         all.map(|it| &it["id"]).collect()
     };
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+    for upstream in config["upstreams"].as_array().unwrap() {
+        let certificate = upstream["tls"].get("client_cert_id");
+        assert!(
+            certificate.is_none_or(|it| ids("ssls").contains(&it)),
+            "{upstream}"
+        );
+    }
     let mut n_transcoded = 0;
     for route in config["routes"].as_array().unwrap() {
         assert!(ids("upstreams").contains(&&route["upstream_id"]), "{route}");
+        let is_open = route["id"] == "confirmations";
         assert!(
-            ids("plugin_configs").contains(&&route["plugin_config_id"]),
+            is_open || ids("plugin_configs").contains(&&route["plugin_config_id"]),
             "{route}"
         );
         let Some(transcode) = route["plugins"].get("grpc-transcode") else {

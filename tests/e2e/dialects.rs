@@ -47,6 +47,9 @@ fn good(callback_url: &str) -> Vec<(&'static str, Value)> {
             "delays": {"delays": ["3600s"]}, "ttl": "7200s", "preset": "KNATIVE", "nonRetryableStatusCodes": [422, 423],
         },
     });
+    let asked = json!({
+        "callbackUrl": format!("{callback_url}-asked"), "eventTypes": ["*"], "verification": "CHALLENGE_ECHO",
+    });
     vec![
         (
             "TenantService/CreateTenant",
@@ -78,6 +81,14 @@ fn good(callback_url: &str) -> Vec<(&'static str, Value)> {
         ),
         ("SubscriptionService/SuspendSubscription", named(hook)),
         ("SubscriptionService/ResumeSubscription", named(hook)),
+        (
+            "SubscriptionService/CreateSubscription",
+            json!({"parent": tenant, "subscriptionId": "asked", "subscription": asked}),
+        ),
+        (
+            "SubscriptionService/VerifySubscription",
+            named(&format!("{tenant}/subscriptions/asked")),
+        ),
         (
             "SubscriptionService/RotateSecret",
             json!({"name": hook, "overlap": "3600s"}),

@@ -69,6 +69,8 @@ impl World {
         command.args(["standalone", "--data-dir"]).arg(dir.path());
         if authentication {
             command.arg("--authentication");
+            // Whoever tries wrong credentials for so long is told to wait instead.
+            command.env("HOOKFLEET_FAILURES_PER_SECOND", "0");
         }
         let server = Process::start(command, "127.0.0.1:0");
         let key = std::fs::read_to_string(dir.path().join("first.key"));

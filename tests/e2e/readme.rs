@@ -118,7 +118,7 @@ async fn the_lines_about_keys_work_as_typed() {
         .unwrap();
     assert!(lines[begin - 1].contains("standalone --authentication"));
     let place = dir.path().display();
-    let script = format!("cd {place}\n{}", lines[begin..begin + 3].join("\n"));
+    let script = format!("cd {place}\n{}", lines[begin..begin + 4].join("\n"));
     let printed = shell(&script, &server.address.to_string());
     assert!(
         printed.lines().any(|it| it.starts_with("whk_")),

@@ -26,6 +26,8 @@ pub struct Process {
     pub address: SocketAddr,
     /// What it has logged.
     lines: Arc<Mutex<Vec<String>>>,
+    /// Where it keeps what nobody has said another place for.
+    _home: tempfile::TempDir,
 }
 
 /// The binary.
@@ -49,9 +51,6 @@ pub fn control_plane(dir: &Path, etcd: &str, listen: &str) -> Process {
     let mut command = hookfleet();
     command.args(["control-plane", "--etcd", etcd, "--allow-loopback-targets"]);
     command.arg("--key-file").arg(dir.join("secrets.key"));
-    // Several planes share the directory, and each has a log of its own.
-    let audit = tempfile::tempdir_in(dir).expect("a directory");
-    command.arg("--audit-dir").arg(audit.keep());
     Process::start(command, listen)
 }
 
@@ -96,6 +95,8 @@ impl Process {
     fn launch(mut command: Command, listen: &str) -> (Self, mpsc::Receiver<SocketAddr>) {
         command.args(["--listen", listen]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let home = tempfile::tempdir().expect("a directory");
+        command.current_dir(home.path());
         let mut child = command.spawn().expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
@@ -120,6 +121,7 @@ impl Process {
             child,
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
             lines,
+            _home: home,
         };
         (process, address)
     }

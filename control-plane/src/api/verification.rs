@@ -76,7 +76,11 @@ impl Subscriptions {
         api.confirmations.share(&*api.store, now).await.map(Some)
     }
 
-    async fn confirm(&self, key: &str, allowed_rate: Option<&HeaderValue>) -> Result<(), ApiError> {
+    async fn confirm(
+        &self,
+        key: &str,
+        allowed_rate: Option<&HeaderValue>,
+    ) -> Result<String, ApiError> {
         let unknown = || ApiError::not_found("verifications/-");
         let key: Key = key.parse().map_err(|NotAKey| unknown())?;
         let rate = answer::rate(allowed_rate)
@@ -94,13 +98,17 @@ impl Subscriptions {
         match changed.await {
             Err(error) if error.code() == tonic::Code::NotFound => Err(unknown()),
             Ok(_) if !is_confirmed => Err(unknown()),
-            other => other.map(drop),
+            other => other.map(|_| found.subscription),
         }
     }
 }
 
 impl Confirm for Subscriptions {
-    async fn confirm(&self, key: &str, allowed_rate: Option<&HeaderValue>) -> Result<(), ApiError> {
+    async fn confirm(
+        &self,
+        key: &str,
+        allowed_rate: Option<&HeaderValue>,
+    ) -> Result<String, ApiError> {
         Self::confirm(self, key, allowed_rate).await
     }
 }

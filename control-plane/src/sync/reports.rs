@@ -35,6 +35,10 @@ impl Reports {
 
     /// Takes a report, or drops it when too many wait.
     pub(crate) fn report(&self, report: Report) {
+        // A verification is reported again, a suspension is not: there is always room for those.
+        if matches!(report, Report::Verification(_)) && self.0.capacity() < CAPACITY / 2 {
+            return;
+        }
         if let Err(error) = self.0.try_send(report) {
             tracing::warn!(%error, "dropped a report about a receiver");
         }

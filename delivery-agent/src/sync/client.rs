@@ -248,12 +248,12 @@ impl Client {
                     send(&requests, Request::Heartbeat(self.heartbeat())).await?;
                 }
                 // Where the old one ends, the connection would.
-                () = self.config.dialer.tls.renewed(&shown) => return Err(Error::Renewed),
+                () = self.config.dialer.tls.renewed(&shown) => {
+                    goodbye(requests, responses).await;
+                    return Err(Error::Renewed);
+                }
                 () = shutdown.cancelled() => {
-                    // What was said last must be heard: slots wait for it.
-                    drop(requests);
-                    let heard = async { while let Ok(Some(_)) = responses.message().await {} };
-                    drop(timeout(GOODBYE, heard).await);
+                    goodbye(requests, responses).await;
                     return Err(Error::Ended);
                 }
                 () = &mut silence => return Err(Error::Silent(period * 3)),
@@ -385,11 +385,23 @@ impl Client {
     }
 }
 
+/// Ends a stream so that what was said last is heard: slots wait for it.
+async fn goodbye(requests: mpsc::Sender<SyncRequest>, mut responses: Streaming<SyncResponse>) {
+    drop(requests);
+    let heard = async { while let Ok(Some(_)) = responses.message().await {} };
+    drop(timeout(GOODBYE, heard).await);
+}
+
+/// Says something to a control plane that listens.
 async fn send(requests: &mpsc::Sender<SyncRequest>, message: Request) -> Result<(), Error> {
     let request = SyncRequest {
         message: Some(message),
     };
-    requests.send(request).await.map_err(|_| Error::Ended)
+    match timeout(GOODBYE, requests.send(request)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Error::Ended),
+        Err(_) => Err(Error::Silent(GOODBYE)),
+    }
 }
 
 fn transport(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {

@@ -34,6 +34,8 @@ use crate::{
 };
 
 const REQUEST_ID: &str = "x-request-id";
+/// Where receivers confirm, without the key.
+const CONFIRMATIONS: &str = "/v1/verifications/-";
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What notes calls; cheap to clone.
@@ -71,11 +73,31 @@ pub(crate) fn not_let_in(
     if !audit.is_on() || error.code() != Code::Unauthenticated {
         return;
     }
-    let method = format!("{} {}", request.method(), request.uri().path());
+    // The key in this path is a secret, wherever it comes in.
+    let path = match request.uri().path() {
+        it if it.contains("verifications/") => CONFIRMATIONS,
+        it => it,
+    };
+    let method = format!("{} {path}", request.method());
     let status = Status::from(error.clone());
     let mut record = record(audit, &origin_of(request.extensions()), method, &status);
     record.claimed = claimed.unwrap_or_default();
     audit.note(record);
+}
+
+/// Notes that a receiver has confirmed a subscription: whoever has the key.
+pub(crate) async fn confirmed(audit: &Audit, extensions: &http::Extensions, subscription: String) {
+    if !audit.is_on() {
+        return;
+    }
+    let (origin, status) = (origin_of(extensions), Status::new(Code::Ok, ""));
+    let resources = vec![subscription];
+    let record = Record {
+        tenant: subject::tenant(&resources).unwrap_or_default(),
+        resources,
+        ..record(audit, &origin, CONFIRMATIONS.to_owned(), &status)
+    };
+    audit.commit(record).await;
 }
 
 /// Notes a call of a gRPC method.

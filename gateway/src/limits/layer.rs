@@ -89,7 +89,7 @@ impl Gate {
         let method = self.methods.get(path);
         match method.map(|it| (it.scope, it.is_stream)) {
             // It is read no faster than it may be.
-            Some((Scope::EventsPublish, true)) | Some((Scope::AgentsRegister, _)) => None,
+            Some((Scope::EventsPublish, true)) => None,
             Some((Scope::EventsPublish, false)) => Some(Purpose::Ingest),
             Some(_) => Some(Purpose::Control),
             None if path.starts_with("/grpc.health.") => None,

@@ -153,24 +153,25 @@ impl Limiter {
         Ok(())
     }
 
-    /// Counts a request that does not publish; what is left afterwards.
+    /// Counts a request that does not publish, for its credential, or for the address of one that shows none: many who have
+    /// credentials may share an address. What is left afterwards.
     pub(super) fn request(
         &self,
         caller: Option<&str>,
         source: Option<Source>,
     ) -> Result<Option<Standing>, ApiError> {
         let (credentials, addresses) = (&self.0.credentials, &self.0.addresses);
-        let mut standing = None;
-        if let Some(caller) = caller {
-            let taken = self.take(credentials, caller, 1, Purpose::Control);
-            standing = taken.map_err(|it| it.error(caller))?;
+        match (caller, source) {
+            (Some(caller), _) => {
+                let taken = self.take(credentials, caller, 1, Purpose::Control);
+                taken.map_err(|it| it.error(caller))
+            }
+            (None, Some(source)) => {
+                let taken = self.take(addresses, source, 1, Purpose::Control);
+                taken.map_err(|it| it.error(&source.to_string()))
+            }
+            (None, None) => Ok(None),
         }
-        if let Some(source) = source {
-            let taken = self.take(addresses, source, 1, Purpose::Control);
-            let of_address = taken.map_err(|it| it.error(&source.to_string()))?;
-            standing = standing.or(of_address);
-        }
-        Ok(standing)
     }
 
     /// What somebody is told who was not let in: why, or, if that was too often, when to come back.
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_counted_for_the_credential_and_for_the_address() {
+    fn requests_are_counted_for_the_credential_or_else_for_the_address() {
         let (limiter, clock) = limiter();
         for left in (0..5).rev() {
             let standing = limiter.request(Some("keys/a"), Some(source())).unwrap();
@@ -394,7 +395,11 @@ mod tests {
             status.get_details_error_info().unwrap().metadata["quota"].clone()
         };
         assert_eq!(quota(limiter.request(Some("keys/a"), None)), "credential");
-        let other = limiter.request(Some("keys/b"), Some(source()));
+        limiter.request(Some("keys/b"), Some(source())).unwrap();
+        for _ in 0..5 {
+            limiter.request(None, Some(source())).unwrap();
+        }
+        let other = limiter.request(None, Some(source()));
         assert_eq!(quota(other), "address");
         clock.set(Timestamp(1_200));
         limiter.request(Some("keys/a"), Some(source())).unwrap();

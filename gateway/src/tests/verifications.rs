@@ -16,9 +16,9 @@ use crate::{
 pub(super) struct Keys;
 
 impl Confirm for Keys {
-    async fn confirm(&self, key: &str, rate: Option<&HeaderValue>) -> Result<(), ApiError> {
+    async fn confirm(&self, key: &str, rate: Option<&HeaderValue>) -> Result<String, ApiError> {
         match (key, rate.map(HeaderValue::as_bytes)) {
-            ("good", None | Some(b"60")) => Ok(()),
+            ("good", None | Some(b"60")) => Ok("tenants/acme/subscriptions/hook".to_owned()),
             ("good", Some(_)) => Err(ApiError::invalid_field("rate", "must be 60")),
             ("perhaps", _) => Err(ApiError::unavailable("STORE", "away", LIFETIME)),
             _ => Err(ApiError::not_found("verifications/-")),

@@ -13,7 +13,6 @@ use rustls::{
 };
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -23,11 +22,14 @@ use super::{
     files::{Files, Pem, Reloaded},
     identity::{ClientCertificate, TrustDomain},
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    limits::connections::{Connections, Source},
+};
 
 /// A client that takes longer is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Others wait for their turn, within the same time. Each may hold some 20 KiB.
+/// More at once are closed, and no address has more than a quarter of them. Each may hold some 20 KiB.
 const MAX_HANDSHAKES: usize = 1024;
 /// How often the time of day is asked whether a certificate is over: it may jump.
 const EXPIRY_POLL: Duration = Duration::from_secs(15);
@@ -50,7 +52,7 @@ pub struct Settings {
 pub struct ServerTls {
     config: Reloaded<ServerConfig>,
     trust_domain: TrustDomain,
-    handshakes: Arc<Semaphore>,
+    handshakes: Connections,
     clock: Clock,
 }
 
@@ -69,7 +71,7 @@ impl ServerTls {
         Ok(Self {
             config: Reloaded::start(settings.files, make)?,
             trust_domain: settings.trust_domain,
-            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            handshakes: Connections::new(MAX_HANDSHAKES, MAX_HANDSHAKES / 4),
             clock,
         })
     }
@@ -78,13 +80,11 @@ impl ServerTls {
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
+        source: Source,
     ) -> io::Result<(TlsStream<TcpStream>, Option<ClientCertificate>)> {
-        let handshake = async {
-            let _turn = self.handshakes.acquire().await;
-            TlsAcceptor::from(self.config.current())
-                .accept(stream)
-                .await
-        };
+        let turn = self.handshakes.admit(source);
+        let _turn = turn.ok_or(io::ErrorKind::ConnectionRefused)?;
+        let handshake = TlsAcceptor::from(self.config.current()).accept(stream);
         let stream = timeout(HANDSHAKE_TIMEOUT, handshake).await??;
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().and_then(<[_]>::first);

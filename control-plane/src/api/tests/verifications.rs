@@ -77,7 +77,7 @@ async fn n_confirmations(plane: &Plane) -> usize {
 async fn confirm(plane: &Plane, key: &str, rate: Option<&'static str>) -> Result<(), Status> {
     let rate = rate.map(HeaderValue::from_static);
     let confirmed = plane.subscriptions.confirm(key, rate.as_ref()).await;
-    confirmed.map_err(Status::from)
+    confirmed.map(drop).map_err(Status::from)
 }
 
 async fn verify(plane: &Plane) -> Result<v1::Subscription, Status> {

@@ -127,8 +127,17 @@ impl Mirror {
 
     /// A resource as it was saved, to be put in force.
     pub fn restore(&mut self, resource: Resource, applied: &mut Applied) {
+        let place = Place::of(&resource.name);
         self.upsert(resource, false, applied);
         applied.rows.clear();
+        if let Some(place) = place {
+            // Its row is on disk even if it cannot be applied now, and must go when it is gone.
+            let held = Held {
+                mod_revision: 0,
+                round: self.round,
+            };
+            self.held.entry(place).or_insert(held);
+        }
     }
 
     /// What is to be saved beside the resources, once they are a whole.

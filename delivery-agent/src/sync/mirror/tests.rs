@@ -67,6 +67,18 @@ fn what_cannot_be_applied_is_reported_and_its_last_good_version_stays() {
 }
 
 #[test]
+fn what_was_saved_and_cannot_be_applied_now_goes_from_the_disk_when_it_is_deleted() {
+    let mut mirror = mirror();
+    let mut bad = sub("a", 1);
+    if let Some(Body::Subscription(spec)) = &mut bad.body {
+        spec.subscription.as_mut().unwrap().callback_url = "ftp://a.com/".to_owned();
+    }
+    mirror.restore(bad, &mut Applied::default());
+    let deleted = mirror.handle_update(full(Vec::new(), true));
+    assert_eq!(rows(&deleted), ["-a"]);
+}
+
+#[test]
 fn an_older_revision_replaces_nothing_unless_the_store_is_another() {
     let mut mirror = mirror();
     mirror.handle_update(full(vec![sub("a", 4)], true));
