@@ -194,6 +194,13 @@ async fn a_confirmation_may_come_before_the_answer_and_opens_once() {
         .post(&path, &[("webhook-allowed-rate", "600")], "")
         .await;
     assert_eq!(confirmed.status, StatusCode::OK, "{confirmed:?}");
+    // It is written down who was confirmed, and the key is not.
+    let audit = audited(world.dir.path());
+    let record = audit.lines().last().unwrap();
+    let (place, key) = path.rsplit_once('/').unwrap();
+    assert!(record.contains(&format!("{place}/-")), "{record}");
+    assert!(record.contains(&name("hook")), "{record}");
+    assert!(!audit.contains(key), "{audit}");
     in_force(&world.channel, &name("hook")).await;
     let grant = world.get("hook").await.grant.unwrap();
     assert_eq!(grant.max_requests_per_minute, 600);
@@ -589,6 +596,13 @@ fn control_plane_with_origin(dir: &Path, etcd: &str) -> Process {
     command.arg("--key-file").arg(dir.join("secrets.key"));
     command.env("HOOKFLEET_ORIGIN", ORIGIN);
     Process::start(command, "127.0.0.1:0")
+}
+
+/// The audit log of a server.
+fn audited(data_dir: &Path) -> String {
+    let files = std::fs::read_dir(data_dir.join("audit")).unwrap();
+    let texts = files.map(|it| std::fs::read_to_string(it.unwrap().path()).unwrap());
+    texts.collect()
 }
 
 fn name(id: &str) -> String {

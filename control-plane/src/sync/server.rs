@@ -373,12 +373,9 @@ impl Connection {
 
     /// Notes how far the agent is, for others to see.
     fn note(&self) {
-        let (stand, is_live, answered) = (
-            self.session.stand(),
-            self.session.is_live(),
-            self.session.answered(),
-        );
-        let now = self.server.api.clock.now();
+        let (session, now) = (&self.session, self.server.api.clock.now());
+        let (stand, is_live) = (session.stand(), session.is_live());
+        let answered = session.answered();
         self.server.api.fleet(|fleet| {
             if let Some(agent) = fleet.session(&self.agent, self.session_id) {
                 agent.applied = stand;

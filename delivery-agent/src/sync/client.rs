@@ -9,9 +9,9 @@ use hookfleet_contract::subscription::Subscription;
 use hookfleet_gateway::{auth::keyring::Keyring, peers::Dialer};
 use hookfleet_proto::{
     fleet::{
-        Goaway, Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse,
-        VerificationReport, Welcome, sync_request::Message as Request,
-        sync_response::Message as Response, sync_service_client::SyncServiceClient,
+        Heartbeat, Hello, Leftovers, SuspendReport, SyncRequest, SyncResponse, VerificationReport,
+        Welcome, sync_request::Message as Request, sync_response::Message as Response,
+        sync_service_client::SyncServiceClient,
     },
     v1::subscription::SuspendReason,
 };
@@ -29,6 +29,7 @@ use super::{
     report::report,
     saver::Saver,
     snapshot::Row,
+    talk::{goaway_error, goodbye, send, transport},
 };
 use crate::{core::Counts, directory::Directory, driver, slots::Slots, verification};
 
@@ -36,8 +37,6 @@ use crate::{core::Counts, directory::Directory, driver, slots::Slots, verificati
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the control plane may take to hear the last of it.
-const GOODBYE: Duration = Duration::from_secs(2);
 /// After as long a live stream, pauses between reconnections are short again.
 const STEADY: Duration = Duration::from_secs(30);
 
@@ -93,7 +92,7 @@ pub struct Config {
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("cannot reach the control plane")]
     Transport(#[source] Box<dyn StdError + Send + Sync>),
     #[error("the control plane was silent for {0:?}")]
@@ -382,38 +381,5 @@ impl Client {
     async fn save(&mut self, rows: Vec<Row>) {
         let head = self.config.mirror.snapshot();
         self.config.saver.save(rows, head).await;
-    }
-}
-
-/// Ends a stream so that what was said last is heard: slots wait for it.
-async fn goodbye(requests: mpsc::Sender<SyncRequest>, mut responses: Streaming<SyncResponse>) {
-    drop(requests);
-    let heard = async { while let Ok(Some(_)) = responses.message().await {} };
-    drop(timeout(GOODBYE, heard).await);
-}
-
-/// Says something to a control plane that listens.
-async fn send(requests: &mpsc::Sender<SyncRequest>, message: Request) -> Result<(), Error> {
-    let request = SyncRequest {
-        message: Some(message),
-    };
-    match timeout(GOODBYE, requests.send(request)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Error::Ended),
-        Err(_) => Err(Error::Silent(GOODBYE)),
-    }
-}
-
-fn transport(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-    Error::Transport(error.into())
-}
-
-fn goaway_error(goaway: Goaway) -> Error {
-    let min = u64::try_from(goaway.reconnect_min_millis).unwrap_or(0);
-    let max = u64::try_from(goaway.reconnect_max_millis).unwrap_or(0);
-    let millis = rand::random_range(min..=max.max(min));
-    Error::Goaway {
-        reason: goaway.reason,
-        pause: Duration::from_millis(millis),
     }
 }

@@ -7,3 +7,4 @@ pub mod mirror;
 mod report;
 pub mod saver;
 pub mod snapshot;
+mod talk;

@@ -6,6 +6,7 @@
 //! applied is reported and its last good version stays; no older revision replaces a newer one, but in a full set: the
 //! control plane has compared, and knows better what is newest.
 
+mod applied;
 mod digests;
 mod place;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use hookfleet_contract::{
 use hookfleet_gateway::auth::keyring;
 use hookfleet_proto::{
     fleet::{
-        Ack, PartDigest, Rejection, Resource, ResourceType, SlotTable, Snapshot, Update, Welcome,
+        PartDigest, Rejection, Resource, ResourceType, SlotTable, Snapshot, Update, Welcome,
         resource::Body,
     },
     v1::tenant,
@@ -30,6 +31,8 @@ use hookfleet_proto::{
 
 use digests::Told;
 use place::Place;
+
+pub use applied::{Applied, ForeignCluster};
 
 use super::snapshot::Row;
 use crate::directory::Change;
@@ -65,29 +68,6 @@ struct Held {
     mod_revision: i64,
     /// The full set that had it last, or was the last when it came.
     round: u32,
-}
-
-/// What to do about an update.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// To put in force, before the acknowledgement is sent.
-    pub changes: Vec<Change>,
-    /// Keys of callers to put in force, before the acknowledgement is sent.
-    pub keys: Vec<keyring::Change>,
-    /// A new slot table.
-    pub slot_table: Option<SlotTable>,
-    /// For the snapshot, in their order.
-    pub rows: Vec<Row>,
-    /// To send.
-    pub ack: Ack,
-}
-
-/// The control plane is not the one that this agent belongs to.
-#[derive(Debug, thiserror::Error)]
-#[error("the control plane is of cluster {theirs}, this agent belongs to {ours}")]
-pub struct ForeignCluster {
-    ours: String,
-    theirs: String,
 }
 
 // === impl Mirror ===
