@@ -69,8 +69,8 @@ async fn what_waits_at_an_agent_that_forgot_whose_it_is_is_handed_over() {
     }
 
     first.kill();
-    fs::remove_file(first_dir.join("snapshot")).unwrap();
-    drop(fs::remove_file(first_dir.join("snapshot.previous")));
+    // What the snapshot was sealed with is gone, and so is what it says.
+    fs::remove_file(first_dir.join("agent.key")).unwrap();
     let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
     alone(&admin).await;
     // It owns nothing for as long as the other one has everything.

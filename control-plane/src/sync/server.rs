@@ -374,12 +374,11 @@ impl Connection {
     /// Notes how far the agent is, for others to see.
     fn note(&self) {
         let (session, now) = (&self.session, self.server.api.clock.now());
-        let (stand, is_live) = (session.stand(), session.is_live());
         let answered = session.answered();
         self.server.api.fleet(|fleet| {
             if let Some(agent) = fleet.session(&self.agent, self.session_id) {
-                agent.applied = stand;
-                agent.is_live = is_live;
+                agent.applied = session.stand();
+                agent.is_live = session.is_live();
             }
         });
         self.noted.send_if_modified(|noted| {
