@@ -232,7 +232,7 @@ impl Tenants {
             let page = self
                 .0
                 .store
-                .range(&prefix, None, MAX_OPERATIONS, None)
+                .range(&prefix, None, MAX_OPERATIONS / 2, None)
                 .await;
             let page = page.map_err(status::of_store)?;
             if page.entries.is_empty() {
