@@ -25,11 +25,7 @@ use super::{
     list::{self, Ask},
     parse, required, respond, status,
 };
-use crate::{
-    keys, model, random,
-    store::{MAX_OPERATIONS, Txn},
-    stored,
-};
+use crate::{cache, keys, model, random, store::Txn, stored};
 
 /// Agents keep what is not yet a tenant's under such ids.
 const RESERVED: &str = "hookfleet-";
@@ -224,16 +220,12 @@ impl Tenants {
         Err(error.with("resource", name.to_string()))
     }
 
-    /// Deletes what is left in a tenant, as much per transaction as the store takes. An interrupted deletion goes on
+    /// Deletes what is left in a tenant, no more per transaction than the cache believes. An interrupted deletion goes on
     /// with the rest when it is asked for again.
     async fn delete_subscriptions(&self, tenant: &TenantId) -> Result<(), ApiError> {
         let prefix = keys::subscriptions_of(tenant, self.0.slot_count);
         loop {
-            let page = self
-                .0
-                .store
-                .range(&prefix, None, MAX_OPERATIONS / 2, None)
-                .await;
+            let page = self.0.store.range(&prefix, None, cache::FEW, None).await;
             let page = page.map_err(status::of_store)?;
             if page.entries.is_empty() {
                 return Ok(());

@@ -23,8 +23,10 @@ use crate::{
 
 /// How many removals are remembered. An agent that missed more gets everything anew.
 const MAX_REMOVALS: usize = 100_000;
-/// A list that lacks more than this part of the subscriptions, and more than this number, is not believed.
-const MASS_DELETION: (usize, usize) = (5, 100);
+/// A list, or a transaction, that lacks more than this part of the subscriptions, and more than [`FEW`], is not believed.
+const PART: usize = 5;
+/// So many subscriptions may go at once without being looked at.
+pub(crate) const FEW: usize = 100;
 
 /// The contents at one revision.
 #[derive(Debug, Default)]
@@ -158,30 +160,26 @@ impl Contents {
         self.counts.get(prefix).copied().unwrap_or(0)
     }
 
-    /// Looks whether a batch would remove too much to be true.
+    /// Looks whether a transaction of a batch removes too much to be true.
     ///
     /// # Errors
     /// [`MassDeletion`].
     pub(crate) fn check(&self, batch: &Batch) -> Result<(), MassDeletion> {
-        let mut gone: HashMap<Revision, Vec<&str>> = HashMap::new();
+        let mut gone: HashMap<Revision, usize> = HashMap::new();
         for change in &batch.changes {
             if let Change::Delete { key, mod_revision } = change
                 && is_subscription(key)
                 && self.get(key).is_some()
             {
-                gone.entry(*mod_revision).or_default().push(key);
+                *gone.entry(*mod_revision).or_default() += 1;
             }
         }
-        // Of a tenant that goes with its subscriptions, each transaction takes fewer.
-        let gone = gone.into_values().filter(|it| it.len() > MASS_DELETION.1);
-        self.check_gone(gone.flatten())
+        self.check_gone(gone.into_values().max().unwrap_or(0))
     }
 
-    fn check_gone<'a>(&self, gone: impl Iterator<Item = &'a str>) -> Result<(), MassDeletion> {
-        let removed = gone.filter(|key| is_subscription(key)).count();
+    fn check_gone(&self, removed: usize) -> Result<(), MassDeletion> {
         let held = self.n_subscriptions();
-        let (part, number) = MASS_DELETION;
-        if removed > number.max(held / part) {
+        if removed > FEW.max(held / PART) {
             return Err(MassDeletion { removed, held });
         }
         Ok(())
@@ -213,7 +211,7 @@ impl Contents {
             .filter(|key| !list.contains_key(&***key))
             .cloned()
             .collect();
-        self.check_gone(gone.iter().map(|key| &**key))?;
+        self.check_gone(gone.iter().filter(|key| is_subscription(key)).count())?;
         if self.items.is_empty() {
             self.horizon = revision;
         }

@@ -25,7 +25,7 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{sync::watch, time::sleep};
 
-pub(crate) use self::contents::{Contents, Item, part_of};
+pub(crate) use self::contents::{Contents, FEW, Item, part_of};
 use self::{contents::Difference, era::Era};
 use crate::{
     keys,
@@ -205,8 +205,8 @@ impl Cache {
         self.progress.send_replace(Progress::default());
     }
 
-    /// Looks whether the store is the one that was known, and has all that was known.
-    async fn believe(&self, store: &dyn Store) -> Result<(), Follow> {
+    /// Looks whether the store is the one that was known, and has all that was known; its revision.
+    async fn believe(&self, store: &dyn Store) -> Result<Revision, Follow> {
         let found = era::find(store).await?;
         let expected = self.read(|contents| contents.era().clone());
         if found.era != expected {
@@ -226,7 +226,7 @@ impl Cache {
             let reason = format!("it has gone back to revision {newest}, and was at {known}");
             return Err(Follow::Guarded(reason));
         }
-        Ok(())
+        Ok(newest)
     }
 
     /// Lists everything at one revision, slot by slot: paging through one large range costs etcd the whole rest of
@@ -237,8 +237,7 @@ impl Cache {
         slot_count: u16,
         mending: bool,
     ) -> Result<Revision, Follow> {
-        self.believe(store).await?;
-        let (_, revision) = store.get(keys::CLUSTER).await?;
+        let revision = self.believe(store).await?;
         let mut list = BTreeMap::new();
         let mut pages = stream::iter(audit::prefixes(slot_count))
             .map(|prefix| list_prefix(store, prefix, revision))

@@ -127,13 +127,13 @@ impl Publisher {
     /// an owner that is about to change: what is parked may be passed by what is published elsewhere.
     async fn place(&self, name: &TenantName, events: &[CloudEvent]) -> Result<Placed, Status> {
         let has_key = |event: &CloudEvent| event.attributes.contains_key("partitionkey");
-        let has_keys = events.iter().any(has_key);
         let mut patience = pin!(sleep(SETTLES));
         loop {
             let owner = match self.ingest.admit(&name.tenant).map_err(refused)? {
                 Admitted::Here(admission) => return Ok(Placed::Here(admission)),
                 Admitted::There(owner) => owner,
             };
+            let has_keys = events.iter().any(has_key);
             let slot = self.ingest.slots.slot(&name.tenant);
             // Nothing with a key goes past what waits already.
             if has_keys && slot.is_some_and(|slot| self.ingest.parked.has(slot)) {

@@ -42,7 +42,7 @@ pub struct Rates {
     pub tenant_events: u64,
     /// Bytes of a tenant's events.
     pub tenant_bytes: u64,
-    /// Requests of a credential, and of an address; those that publish are not among them.
+    /// Requests of a credential, or of an address without one; those that publish are not among them.
     pub requests: u64,
     /// Requests of an address without a credential that is good.
     pub failures: u64,
