@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    process::Command,
     time::Duration,
 };
 
@@ -16,7 +15,7 @@ use crate::harness::{
     api::{create_tenant, event, publish, retries, subscribe_in_force, to},
     disk::Disk,
     eventually,
-    process::{Process, hookfleet, standalone},
+    process::{Process, standalone},
     receiver::Receiver,
     shim::Shim,
 };
@@ -68,10 +67,7 @@ async fn a_stuck_disk_makes_publishers_wait_and_no_memory_grow() {
     let dir = tempfile::tempdir().unwrap();
     let shim = Shim::compile(dir.path());
     let receiver = Receiver::start().await;
-    let mut command = hookfleet();
-    shim.load(&mut command);
-    command.arg("standalone");
-    command.arg("--data-dir").arg(dir.path().join("data"));
+    let command = shim.standalone(&dir.path().join("data"));
     let server = Process::start(command, "127.0.0.1:0");
     let channel = server.channel();
     create_tenant(&channel, "acme").await;
@@ -196,13 +192,11 @@ async fn a_disk_that_takes_no_more_writes_ends_the_process() {
 
 /// With segments of 1 MiB, so that they are begun, sealed and unlinked often; killed at a step of its disk work.
 fn small(data_dir: &Path, shim: &Shim, kill_at: Option<usize>) -> Result<Process, String> {
-    let mut command: Command = hookfleet();
+    let mut command = shim.standalone(data_dir);
     command.env("HOOKFLEET_SEGMENT_MIB", "1");
-    shim.load(&mut command);
     if let Some(step) = kill_at {
         command.env("SHIM_KILL_AT", step.to_string());
     }
-    command.arg("standalone").arg("--data-dir").arg(data_dir);
     Process::try_start(command, "127.0.0.1:0")
 }
 

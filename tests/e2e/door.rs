@@ -24,7 +24,7 @@ use tokio::{
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::harness::{
-    api::event,
+    api::{SCOPES_OF_TENANTS, event},
     eventually,
     http::Http,
     process::{Process, agent_command, hookfleet},
@@ -129,17 +129,8 @@ async fn nobody_gets_in_without_a_key_and_a_tenant_sees_its_own_only() {
     for tenant in ["acme", "globex"] {
         operate(&server, &first_key, &["tenant", "create", tenant]);
     }
-    let scopes = [
-        "events.publish",
-        "subscriptions.read",
-        "subscriptions.write",
-        "secrets.rotate",
-        "attempts.read",
-        "attempts.read_payload",
-        "deliveries.replay",
-    ];
     let mut create = vec!["key", "create", "--tenant", "acme"];
-    create.extend(scopes.iter().flat_map(|it| ["--scope", it]));
+    create.extend(SCOPES_OF_TENANTS.iter().flat_map(|it| ["--scope", it]));
     let key = operate(&server, &first_key, &create);
     let bearer = format!("Bearer {key}");
     let as_acme = [("authorization", bearer.as_str())];

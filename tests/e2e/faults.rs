@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::harness::{
     api::{create_tenant, event, publish, subscribe_in_force, to},
     eventually,
-    process::{Process, hookfleet, standalone},
+    process::{Process, standalone},
     receiver::Receiver,
     shim::Shim,
 };
@@ -22,12 +22,7 @@ async fn one_failed_sync_ends_the_process_and_nothing_is_acknowledged_after_it()
     let dir = tempfile::tempdir().unwrap();
     let shim = Shim::compile(dir.path());
     let receiver = Receiver::start().await;
-    let mut command = hookfleet();
-    command
-        .arg("standalone")
-        .arg("--data-dir")
-        .arg(dir.path().join("data"));
-    shim.load(&mut command);
+    let mut command = shim.standalone(&dir.path().join("data"));
     command.env("SHIM_FAIL_SYNC_AT", "40");
     let server = Process::start(command, "127.0.0.1:0");
     let channel = server.channel();

@@ -3,7 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use hookfleet_proto::{
     DESCRIPTORS,
     v1::{
@@ -18,30 +18,18 @@ use prost_reflect::{
     ReflectMessage as _, Value, prost::Message as _,
 };
 use serde_json::json;
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 
 use crate::harness::{
+    api::SCOPES_OF_TENANTS,
     eventually,
     http::Http,
     process::{Process, hookfleet},
+    raw::Raw,
     receiver::Receiver,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const OF_TENANTS: [&str; 7] = [
-    "events.publish",
-    "subscriptions.read",
-    "subscriptions.write",
-    "secrets.rotate",
-    "attempts.read",
-    "attempts.read_payload",
-    "deliveries.replay",
-];
 
 /// Names of things, by the variables of their patterns.
 #[derive(Clone, Debug)]
@@ -106,7 +94,7 @@ impl World {
 
     /// A key of a tenant that may do all that tenants may.
     async fn key_of(&self, tenant: &str) -> String {
-        let key = json!({"tenant": format!("tenants/{tenant}"), "scopes": OF_TENANTS});
+        let key = json!({"tenant": format!("tenants/{tenant}"), "scopes": SCOPES_OF_TENANTS});
         let made = self.operate(Method::POST, "/v1/keys", key).await;
         let secret = made["secret"].as_str();
         secret.unwrap_or_else(|| panic!("{made}")).to_owned()
@@ -176,7 +164,7 @@ async fn whatever_is_called_what_others_have_looks_like_nothing() {
         let places = places(&pool, &method.input(), &mut Vec::new());
         let scope = scope(&pool, &method);
         if places.is_empty() {
-            assert!(!OF_TENANTS.contains(&scope.as_str()), "{name}");
+            assert!(!SCOPES_OF_TENANTS.contains(&scope.as_str()), "{name}");
             let denied = call(&channel, &key, &method, &[]).await.unwrap_err();
             assert_eq!(denied.code(), Code::PermissionDenied, "{name}: {denied:?}");
         }
@@ -201,7 +189,7 @@ async fn whatever_is_called_what_others_have_looks_like_nothing() {
             assert_eq!(answers[0], answers[1], "{name} {others:?}");
             assert_eq!(answers[0], answers[2], "{name} {others:?}");
         }
-        if OF_TENANTS.contains(&scope.as_str()) {
+        if SCOPES_OF_TENANTS.contains(&scope.as_str()) {
             ours.push((method, places));
         }
     }
@@ -473,42 +461,4 @@ fn as_<T>(key: &str, message: T) -> Request<T> {
     let bearer = format!("Bearer {key}").parse().unwrap();
     request.metadata_mut().insert("authorization", bearer);
     request
-}
-
-/// Messages as they are on the wire.
-#[derive(Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
 }

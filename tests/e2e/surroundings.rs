@@ -39,10 +39,7 @@ async fn retries_keep_their_distance_while_the_wall_clock_jumps() {
         let status = if n_before % 2 == 0 { 503_u16 } else { 200 };
         (status.try_into().unwrap(), Vec::new(), Duration::ZERO)
     });
-    let mut command = hookfleet();
-    shim.load(&mut command);
-    command.arg("standalone");
-    command.arg("--data-dir").arg(dir.path().join("data"));
+    let command = shim.standalone(&dir.path().join("data"));
     let server = Process::start(command, "127.0.0.1:0");
     let channel = server.channel();
     create_tenant(&channel, "acme").await;

@@ -19,6 +19,17 @@ use tonic::{Status, transport::Channel};
 
 use super::eventually;
 
+/// All that a tenant's key may allow.
+pub const SCOPES_OF_TENANTS: [&str; 7] = [
+    "events.publish",
+    "subscriptions.read",
+    "subscriptions.write",
+    "secrets.rotate",
+    "attempts.read",
+    "attempts.read_payload",
+    "deliveries.replay",
+];
+
 /// Creates a tenant.
 pub async fn create_tenant(channel: &Channel, id: &str) -> Tenant {
     let request = CreateTenantRequest {

@@ -1,20 +1,14 @@
 //! Calls of the API's methods in each of its dialects, made of their descriptors: requests and answers are JSON here.
 
-use axum::body::Bytes;
-use bytes::{Buf as _, BufMut as _};
+use bytes::{Buf as _, BufMut as _, Bytes};
 use hookfleet_proto::DESCRIPTORS;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions};
 use serde_json::{Map, Value};
-use tonic::{
-    Code, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Status, client::Grpc, transport::Channel};
 
-use super::http::Http;
+use super::{http::Http, raw::Raw};
 
 /// How a call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +21,7 @@ pub enum Dialect {
 pub const DIALECTS: [Dialect; 3] = [Dialect::Grpc, Dialect::Web, Dialect::Rest];
 
 /// What differs from call to call, whatever the dialect.
-const VOLATILE: [&str; 14] = [
+const VOLATILE: [&str; 21] = [
     "uid",
     "etag",
     "createTime",
@@ -42,9 +36,6 @@ const VOLATILE: [&str; 14] = [
     "keyId",
     "publicKey",
     "nextPageToken",
-];
-/// Of agents and secrets, likewise.
-const VOLATILE_TOO: [&str; 7] = [
     "secret",
     "signingSecret",
     "lastHeartbeatTime",
@@ -308,44 +299,6 @@ impl Caller {
     }
 }
 
-/// Bytes as they are.
-#[derive(Clone, Copy, Debug)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
-
 fn failure(status: &Status) -> Failure {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let descriptor = pool.get_message_by_name("google.rpc.Status").unwrap();
@@ -419,7 +372,7 @@ fn blank(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
             let members = members.iter().map(|(name, value)| {
-                let is_volatile = VOLATILE.iter().chain(&VOLATILE_TOO).any(|it| it == name);
+                let is_volatile = VOLATILE.contains(&name.as_str());
                 let value = if is_volatile {
                     kind(value).into()
                 } else if name == "state" && value == "PENDING" {

@@ -9,6 +9,7 @@ pub mod http;
 pub mod ledger;
 pub mod process;
 pub mod provider;
+pub mod raw;
 pub mod receiver;
 pub mod shim;
 pub mod verifier;

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::process::hookfleet;
+
 /// Of what goes to the disk, only the journal uses `fdatasync` and `pwrite`.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
@@ -99,11 +101,14 @@ impl Shim {
         shim
     }
 
-    /// Loads it into what the command will be.
-    pub fn load(&self, command: &mut Command) {
+    /// `hookfleet standalone` on a data directory, with it loaded.
+    pub fn standalone(&self, data_dir: &Path) -> Command {
+        let mut command = hookfleet();
+        command.arg("standalone").arg("--data-dir").arg(data_dir);
         command.env("LD_PRELOAD", &self.library);
         command.env("SHIM_SYNC_MILLIS_FILE", self.dir.join("sync-millis"));
         command.env("SHIM_CLOCK_FILE", self.dir.join("clock-seconds"));
+        command
     }
 
     /// From now on a sync of the journal takes as much longer; those that wait already end when it is nothing.
