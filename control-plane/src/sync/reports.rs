@@ -9,8 +9,7 @@ use tonic::Code;
 
 use crate::api::{Api, subscription::Subscriptions};
 
-/// Reports that wait. A receiver that says it again is reported again, and a verification is reported until that shows, so
-/// what does not fit may be dropped.
+/// Reports that wait. A verification is reported until that shows, so it may be dropped; half of the room is for suspensions.
 const CAPACITY: usize = 1024;
 /// How often a suspension is tried, and the pause between.
 const ATTEMPTS: usize = 60;
@@ -35,7 +34,6 @@ impl Reports {
 
     /// Takes a report, or drops it when too many wait.
     pub(crate) fn report(&self, report: Report) {
-        // A verification is reported again, a suspension is not: there is always room for those.
         if matches!(report, Report::Verification(_)) && self.0.capacity() < CAPACITY / 2 {
             return;
         }

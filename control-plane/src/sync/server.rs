@@ -120,7 +120,9 @@ impl Server {
         }
         let end = CancellationToken::new();
         let older = self.ends().insert(agent.clone(), end.clone());
-        older.inspect(CancellationToken::cancel);
+        if let Some(older) = older {
+            older.cancel();
+        }
         let now = self.api.clock.steady();
         let known = hello.known_slots.iter();
         let known = match hello.has_strangers {
@@ -315,14 +317,12 @@ impl Connection {
         match message {
             Said::Ack(ack) => self.hear_ack(ack),
             Said::Heartbeat(heartbeat) => self.hear_heartbeat(heartbeat),
-            Said::SuspendReport(report) => self.report(Report::Suspend(report)),
-            Said::VerificationReport(report) => self.report(Report::Verification(report)),
+            Said::SuspendReport(report) => self.server.reports.report(Report::Suspend(report)),
+            Said::VerificationReport(report) => {
+                self.server.reports.report(Report::Verification(report))
+            }
             Said::Hello(_) => tracing::warn!(agent = %self.agent, "a second hello is not heard"),
         }
-    }
-
-    fn report(&self, report: Report) {
-        self.server.reports.report(report);
     }
 
     fn hear_ack(&mut self, ack: Ack) {
