@@ -32,6 +32,7 @@ fn slots(mod_revision: Revision, owned: &[usize]) -> Change {
     let owner = |id: &str| SlotOwner {
         agent_id: id.to_owned(),
         address: String::new(),
+        zone: String::new(),
     };
     let table = SlotTable {
         version: mod_revision,
@@ -475,4 +476,38 @@ fn an_agent_that_does_not_answer_or_says_nothing_is_given_up() {
         stuck.poll_command(&contents, late),
         Some(Command::Close(Reason::Unanswered))
     );
+}
+
+#[test]
+fn an_agent_is_behind_since_the_oldest_change_that_it_has_not_answered() {
+    let later = |seconds| NOW + Duration::from_secs(seconds);
+    let mut contents = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    assert_eq!(session.behind_since(), Some(NOW));
+    talk(&mut session, &contents);
+    assert_eq!(session.behind_since(), None);
+
+    // What concerns others only is nothing that it lacks.
+    apply(&mut contents, vec![put("subscription/0003/b/s", 3, "s")]);
+    assert_eq!(session.poll_command(&contents, later(1)), None);
+    assert_eq!(session.behind_since(), None);
+
+    let told = |session: &mut Session, contents: &Contents, seconds| match session
+        .poll_command(contents, later(seconds))
+    {
+        Some(Command::Update(draft)) => draft.nonce,
+        other => panic!("{other:?}"),
+    };
+    apply(&mut contents, vec![put("tenant/a", 4, "b")]);
+    let nonce = told(&mut session, &contents, 2);
+    apply(&mut contents, vec![put("tenant/a", 5, "c")]);
+    assert_eq!(session.poll_command(&contents, later(3)), None);
+    apply(&mut contents, vec![put("tenant/a", 6, "d")]);
+    assert_eq!(session.poll_command(&contents, later(4)), None);
+    assert_eq!(session.behind_since(), Some(later(2)));
+    ack(&mut session, nonce);
+    assert_eq!(session.behind_since(), Some(later(3)));
+    let nonce = told(&mut session, &contents, 5);
+    ack(&mut session, nonce);
+    assert_eq!(session.behind_since(), None);
 }
