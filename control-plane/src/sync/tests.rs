@@ -462,6 +462,59 @@ async fn an_agent_that_does_not_answer_is_behind_for_everybody_to_see() {
 }
 
 #[tokio::test]
+async fn what_an_agent_applied_of_another_store_counts_for_nothing() {
+    let plane = plane().await;
+    let mut agent = Agent::connect(&plane, hello("one")).await;
+    agent.sync().await;
+    drop(agent);
+    let era = plane.api.cache.read(|contents| contents.era().to_string());
+    let noted = async |store_era: &str, applied_revision| {
+        let noted = StoredAgent {
+            applied_revision,
+            store_era: store_era.to_owned(),
+            ..StoredAgent::default()
+        };
+        let txn = Txn::new().put("agent/one", noted.encode_to_vec());
+        plane.store.commit(txn).await.unwrap();
+        eventually("noted", || async {
+            let agent = agents(&plane).await.remove(0);
+            let is_noted = agent.state() == agent::State::Disconnected
+                && agent.applied_revision == applied_revision;
+            is_noted.then_some(())
+        })
+        .await;
+    };
+    plane.subscribe("a", "s", orders()).await;
+    noted("another", 1_000_000).await;
+    assert_eq!(plane.get(NAME).await.unwrap().state(), State::Pending);
+    noted(&era, 1_000_001).await;
+    assert_eq!(plane.get(NAME).await.unwrap().state(), State::Active);
+}
+
+#[tokio::test]
+async fn a_store_that_is_behind_an_agent_is_not_believed() {
+    let plane = Plane::start_with(|config| {
+        config.clock = Clock::system();
+        config.slot_count = 16;
+        config.audit_period = Duration::from_millis(200);
+    })
+    .await;
+    let era = plane.api.cache.read(|contents| contents.era().to_string());
+    let ahead = Hello {
+        store_generation: era,
+        revision: 1_000_000,
+        ..hello("one")
+    };
+    let opened = plane.server.open(ahead, tokio_stream::empty()).await;
+    let reason = refused(opened.map(drop).map_err(Status::from)).1;
+    assert_eq!(reason, "BEHIND");
+    eventually("guarded", || async {
+        plane.api.cache.is_guarded().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_report_of_a_receiver_suspends_the_subscription() {
     let plane = plane().await;
     let created = plane.subscribe("a", "s", orders()).await;

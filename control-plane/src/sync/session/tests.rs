@@ -511,3 +511,56 @@ fn an_agent_is_behind_since_the_oldest_change_that_it_has_not_answered() {
     ack(&mut session, nonce);
     assert_eq!(session.behind_since(), None);
 }
+
+#[test]
+fn contents_that_were_wrong_are_told_again_in_full() {
+    let mut contents = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    contents.mended();
+    apply(&mut contents, vec![put("tenant/b", 3, "b")]);
+    let told = talk(&mut session, &contents);
+    let told: Vec<&str> = told.iter().map(String::as_str).collect();
+    let expected = [
+        "keys full last ->0",
+        "tenants full last ->0 a@1 b@3",
+        "subscriptions full last ->0",
+        "slots full last ->3 slots@2",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_session_ends_with_the_era_that_it_began_in() {
+    let mut before = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &before);
+    talk(&mut session, &before);
+    apply(&mut before, vec![put("tenant/a", 3, "b")]);
+    let mut after = Contents::new(Era::named("another"));
+    apply(&mut after, vec![put("tenant/a", 1, "c"), slots(2, &[0])]);
+    let told = session.poll_command(&after, NOW);
+    assert_eq!(told, Some(Command::Close(Reason::OtherStore)));
+}
+
+#[test]
+fn what_a_part_comes_to_is_not_compared_while_a_change_of_it_is_on_its_way() {
+    let mut contents = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    let tenants = Part {
+        kind: ResourceType::Tenant,
+        slot: 0,
+    };
+    let said = |digest| PartDigest {
+        r#type: tenants.kind.into(),
+        slot: 0,
+        digest,
+    };
+    let had = contents.digest(tenants);
+    assert_eq!(session.handle_digests(&[said(had)], &contents), None);
+    apply(&mut contents, vec![put("tenant/a", 3, "b")]);
+    assert_eq!(session.handle_digests(&[said(had)], &contents), None);
+    talk(&mut session, &contents);
+    let wrong = session.handle_digests(&[said(had)], &contents);
+    assert_eq!(wrong, Some(tenants));
+}
