@@ -32,9 +32,11 @@ struct Observed {
     has_leader: bool,
 }
 
-/// What this control plane has seen come and go while it led.
+/// What this control plane has seen.
 struct Watched {
+    /// While it led.
     absences: Absences,
+    /// Since it started.
     arrivals: Arrivals,
 }
 
@@ -80,13 +82,13 @@ async fn reconcile(
     let owners: Zones = observed.table.owners.iter().filter_map(owner).collect();
     let seen = api.clock.now();
     api.fleet(|fleet| fleet.see(observed.agents.keys(), |it| owners.contains_key(it), seen));
+    // Whoever leads next has seen newcomers come.
+    watched.arrivals.observe(&mut observed.agents, now);
     if !leadership.keep(!observed.has_leader, now).await? {
         // Whoever leads next counts from then on: what it has not seen itself is held against nobody.
         watched.absences.forget();
-        watched.arrivals.forget();
         return Ok(());
     }
-    watched.arrivals.observe(&mut observed.agents, now);
     let there = observed.agents.iter();
     let there: Zones = there
         .map(|(id, it)| (id.clone(), it.zone.clone()))
