@@ -166,7 +166,7 @@ impl Driver {
         let (handle, inputs, counts) = Handle::new();
         let mut core = Core::new(config.max_in_flight, MAX_BYTES_IN_FLIGHT);
         let now = config.clock.now();
-        let hints = config.hints.load();
+        let hints = config.hints.load(now);
         core.handle_hints(hints.clone());
         for summary in recovered.pending {
             core.handle_recovered(summary.queue, summary.count, summary.next_due, now);
