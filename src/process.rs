@@ -14,7 +14,9 @@ use hookfleet_control_plane::{
     ControlPlane,
     store::{Embedded, Etcd, Store, embedded::Retention, etcd},
 };
-use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
+use hookfleet_delivery_agent::{
+    app::Agent, config::Config as AgentConfig, identity::Identity, journal,
+};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
     audit::Audit,
@@ -65,11 +67,11 @@ impl Standalone {
         let secure = tls.server()?;
         let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
         let store = Embedded::open(data_dir.join("control-plane"), Retention::default());
-        let store: Arc<dyn Store> = Arc::new(store.await.context("cannot open the store")?);
+        let store = Arc::new(store.await.context("cannot open the store")?);
         let (listener, address) = bind(listen, authentication).await?;
         let readiness = Readiness::new(&[STORE, SUBSCRIPTIONS]);
         let control_plane = hookfleet_control_plane::Config::new(
-            store,
+            Arc::clone(&store) as Arc<dyn Store>,
             sealing_key,
             rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
             readiness.clone(),
@@ -134,6 +136,7 @@ impl Standalone {
         let mut parts = Parts::new();
         parts.run_agent(agent, readiness);
         parts.run_control_plane(control_plane);
+        parts.watch_store(store);
         if let Some((listener, services)) = inner {
             parts.serve(listener, None, services, limits.connections(open_files()))?;
         }
@@ -374,5 +377,10 @@ async fn bind(listen: SocketAddr, asks: bool) -> anyhow::Result<(TcpListener, So
 }
 
 fn create(dir: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+    let create = || {
+        std::fs::create_dir_all(dir)?;
+        // Before anything is opened that writes.
+        journal::release_reserve(&dir.join("journal"))
+    };
+    create().with_context(|| format!("cannot use {}", dir.display()))
 }

@@ -16,6 +16,7 @@ mod facade;
 mod faults;
 mod first_callback;
 mod fleet;
+mod full;
 mod isolation;
 mod ledger;
 mod limits;
