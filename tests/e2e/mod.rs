@@ -1,6 +1,7 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
 mod abuse;
+mod apart;
 mod audit;
 mod bench;
 mod broadcast;
