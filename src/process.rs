@@ -22,7 +22,7 @@ use hookfleet_gateway::{
     audit::Audit,
     auth::Auth,
     clock::Clock,
-    limits::limiter::Limiter,
+    limits::{limiter::Limiter, memory::Memory},
     peers::{Authorization, Dialer},
     readiness::Readiness,
     services::Services,
@@ -114,7 +114,8 @@ impl Standalone {
         };
         let meeting = [format!("http://{meeting}")];
         let limiter = limits.limiter(Some(&delivery));
-        let agent = build_agent(member, &meeting, &data_dir, &delivery, &limiter).await?;
+        let memory = limits.memory();
+        let agent = build_agent(member, &meeting, &data_dir, &delivery, &limiter, memory).await?;
         let inner = inner.map(|((listener, _), access)| {
             let services = Services::new(readiness.clone()).guarded(access.auth);
             (listener, services.with(control_plane.sync_service()))
@@ -123,6 +124,7 @@ impl Standalone {
             .guarded(issuers::trusted(access.auth, &issuers)?)
             .audited(audit_log(&audit_dir, &data_dir).await?)
             .limited(limiter)
+            .within(memory)
             .confirmed_to(control_plane.confirmations())
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
@@ -188,6 +190,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         .guarded(issuers::trusted(access.auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, Path::new("")).await?)
         .limited(config.limits.limiter(None))
+        .within(config.limits.memory())
         .confirmed_to(control_plane.confirmations())
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
@@ -242,6 +245,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         &config.data_dir,
         &config.delivery,
         &limiter,
+        config.limits.memory(),
     )
     .await?;
     let auth = if config.authentication {
@@ -253,6 +257,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         .guarded(issuers::trusted(auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, &config.data_dir).await?)
         .limited(limiter)
+        .within(config.limits.memory())
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());
@@ -280,6 +285,7 @@ async fn build_agent(
     data_dir: &Path,
     delivery: &config::Delivery,
     limiter: &Limiter,
+    memory: Memory,
 ) -> anyhow::Result<Agent> {
     let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
     for url in control_planes {
@@ -312,6 +318,7 @@ async fn build_agent(
         leave_timeout: member.leaves.then_some(drain_timeout),
         stream_lifetime: Duration::from_secs(delivery.stream_seconds),
         limiter: limiter.clone(),
+        memory,
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use hookfleet_gateway::limits::memory::Memory;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -56,6 +57,14 @@ impl Config {
             clock,
             fatal,
         }
+    }
+
+    /// With the bounds that so much memory makes of them.
+    #[must_use]
+    pub fn within(mut self, memory: Memory) -> Self {
+        self.max_waiting_bytes = memory.share(self.max_waiting_bytes);
+        self.cache_bytes = memory.share(self.cache_bytes);
+        self
     }
 
     /// The number of the first event. It begins with 20 bits of the journal's id, so that deliveries of different agents
