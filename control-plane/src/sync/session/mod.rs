@@ -9,6 +9,7 @@
 //! changes up to it, whatever their type; an agent is told only subscriptions of slots that it owns, or that it still has
 //! deliveries of.
 
+mod lag;
 mod round;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,10 @@ use std::{
 use hookfleet_contract::{digest::Part, name::AgentId, time::Timestamp};
 use hookfleet_proto::fleet::{Ack, Leftovers, PartDigest, ResourceType, SlotTable};
 
-use self::round::{Round, in_slots, is_told};
+use self::{
+    lag::Lag,
+    round::{Round, in_slots, is_told},
+};
 use crate::{
     cache::{Contents, Item, era::Era, part_of},
     store::Revision,
@@ -45,6 +49,7 @@ pub(crate) struct Session {
     stand: Option<Revision>,
     /// Everything that concerns the agent up to here was applied. Unlike the stand, it moves only with an answer.
     answered: Revision,
+    lag: Lag,
     /// The slots whose subscriptions the agent has.
     told: BTreeSet<u16>,
     /// Those that it does not own, and since which version of the table. It says when it has nothing left of them.
@@ -135,6 +140,11 @@ impl Session {
             heartbeat,
             stand,
             answered: stand.unwrap_or(0),
+            lag: Lag::new(
+                contents.revision(),
+                stand.is_none_or(|stand| stand < contents.revision()),
+                now,
+            ),
             told: known,
             left,
             dropped: BTreeSet::new(),
@@ -164,6 +174,11 @@ impl Session {
         self.answered
     }
 
+    /// Since when the agent has lacked something, by the time that is told here.
+    pub(crate) fn behind_since(&self) -> Option<Timestamp> {
+        self.lag.since()
+    }
+
     /// Whether the session goes on where an older one stood.
     pub(crate) fn goes_on(&self) -> bool {
         self.stand.is_some()
@@ -187,6 +202,7 @@ impl Session {
         {
             self.stand = Some(goal);
             self.answered = goal;
+            self.lag.end_round();
         }
     }
 
@@ -236,6 +252,8 @@ impl Session {
 
     /// What to do now; nothing until the contents, an answer or the time change.
     pub(crate) fn poll_command(&mut self, contents: &Contents, now: Timestamp) -> Option<Command> {
+        let in_round = self.round.is_some() || self.in_flight.is_some();
+        self.lag.see(contents.revision(), in_round, now);
         if self
             .in_flight
             .is_some_and(|it| now >= it.since + ACK_DEADLINE)
@@ -275,7 +293,7 @@ impl Session {
             return None;
         }
         if self.round.is_none() {
-            self.begin_round(contents);
+            self.begin_round(contents, now);
         }
         let round = self.round.as_mut()?;
         if round.is_at_slots() {
@@ -309,7 +327,7 @@ impl Session {
         Some(Command::Update(draft))
     }
 
-    fn begin_round(&mut self, contents: &Contents) {
+    fn begin_round(&mut self, contents: &Contents, now: Timestamp) {
         if self.mends != contents.mends() {
             self.mends = contents.mends();
             self.stand = None;
@@ -319,6 +337,7 @@ impl Session {
             return;
         }
         let Some(stand) = self.stand else {
+            self.lag.begin_anew(now);
             let owned = owned_by(&self.agent, contents.slot_table());
             self.told.extend(owned);
             self.round = Some(Round::full(contents, &self.told));
@@ -334,6 +353,7 @@ impl Session {
         keys.extend(in_slots(contents, &dropped));
         if keys.is_empty() {
             self.stand = Some(goal);
+            self.lag.end_round();
         } else {
             self.round = Some(Round::delta(contents, keys));
         }
