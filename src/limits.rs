@@ -5,6 +5,7 @@ use hookfleet_gateway::{
     limits::{
         connections::Connections,
         limiter::{Limiter, Rates},
+        memory::Memory,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ pub(crate) struct Limits {
     pub(crate) requests_per_second: u64,
     /// Requests of an address without a good credential, in a second, after which it is told to wait; 0 is no limit.
     pub(crate) failures_per_second: u64,
+    /// How many MiB of memory the process may count on; 0 is what its control group may have.
+    pub(crate) memory_mib: u64,
 }
 
 // === impl Limits ===
@@ -38,10 +41,19 @@ impl Limits {
         Limiter::new(rates, Clock::system())
     }
 
+    /// What budgets are made of.
+    pub(crate) fn memory(&self) -> Memory {
+        match self.memory_mib {
+            0 => Memory::found(),
+            mib => Memory::of(mib.saturating_mul(1 << 20)),
+        }
+    }
+
     /// Room for connections, of a process that may open so many files.
     pub(crate) fn connections(&self, files: usize) -> Connections {
         let affordable = (files / 4).max(1);
-        Connections::new(
+        Connections::within(
+            self.memory(),
             self.max_connections.min(affordable),
             self.max_connections_per_address,
         )
@@ -56,6 +68,7 @@ impl Default for Limits {
             max_connections_per_address: 5_000,
             requests_per_second: 2_000,
             failures_per_second: 100,
+            memory_mib: 0,
         }
     }
 }

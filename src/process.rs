@@ -14,13 +14,15 @@ use hookfleet_control_plane::{
     ControlPlane,
     store::{Embedded, Etcd, Store, embedded::Retention, etcd},
 };
-use hookfleet_delivery_agent::{app::Agent, config::Config as AgentConfig, identity::Identity};
+use hookfleet_delivery_agent::{
+    app::Agent, config::Config as AgentConfig, identity::Identity, journal,
+};
 use hookfleet_egress::{Egress, address::Policy};
 use hookfleet_gateway::{
     audit::Audit,
     auth::Auth,
     clock::Clock,
-    limits::limiter::Limiter,
+    limits::{limiter::Limiter, memory::Memory},
     peers::{Authorization, Dialer},
     readiness::Readiness,
     services::Services,
@@ -65,11 +67,11 @@ impl Standalone {
         let secure = tls.server()?;
         let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
         let store = Embedded::open(data_dir.join("control-plane"), Retention::default());
-        let store: Arc<dyn Store> = Arc::new(store.await.context("cannot open the store")?);
+        let store = Arc::new(store.await.context("cannot open the store")?);
         let (listener, address) = bind(listen, authentication).await?;
         let readiness = Readiness::new(&[STORE, SUBSCRIPTIONS]);
         let control_plane = hookfleet_control_plane::Config::new(
-            store,
+            Arc::clone(&store) as Arc<dyn Store>,
             sealing_key,
             rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
             readiness.clone(),
@@ -113,7 +115,8 @@ impl Standalone {
         };
         let meeting = [format!("http://{meeting}")];
         let limiter = limits.limiter(Some(&delivery));
-        let agent = build_agent(member, &meeting, &data_dir, &delivery, &limiter).await?;
+        let memory = limits.memory();
+        let agent = build_agent(member, &meeting, &data_dir, &delivery, &limiter, memory).await?;
         let inner = inner.map(|((listener, _), access)| {
             let services = Services::new(readiness.clone()).guarded(access.auth);
             (listener, services.with(control_plane.sync_service()))
@@ -122,6 +125,7 @@ impl Standalone {
             .guarded(issuers::trusted(access.auth, &issuers)?)
             .audited(audit_log(&audit_dir, &data_dir).await?)
             .limited(limiter)
+            .within(memory)
             .confirmed_to(control_plane.confirmations())
             .with(control_plane.key_service())
             .with(control_plane.tenant_service())
@@ -135,6 +139,7 @@ impl Standalone {
         let mut parts = Parts::new();
         parts.run_agent(agent, readiness);
         parts.run_control_plane(control_plane);
+        parts.watch_store(store);
         if let Some((listener, services)) = inner {
             parts.serve(listener, None, services, limits.connections(open_files()))?;
         }
@@ -187,6 +192,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         .guarded(issuers::trusted(access.auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, Path::new("")).await?)
         .limited(config.limits.limiter(None))
+        .within(config.limits.memory())
         .confirmed_to(control_plane.confirmations())
         .with(control_plane.key_service())
         .with(control_plane.tenant_service())
@@ -242,6 +248,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         &config.data_dir,
         &config.delivery,
         &limiter,
+        config.limits.memory(),
     )
     .await?;
     let auth = if config.authentication {
@@ -253,6 +260,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         .guarded(issuers::trusted(auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, &config.data_dir).await?)
         .limited(limiter)
+        .within(config.limits.memory())
         .with(agent.publisher_service())
         .with(agent.relay_service())
         .with(agent.delivery_service());
@@ -281,6 +289,7 @@ async fn build_agent(
     data_dir: &Path,
     delivery: &config::Delivery,
     limiter: &Limiter,
+    memory: Memory,
 ) -> anyhow::Result<Agent> {
     let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
     for url in control_planes {
@@ -314,6 +323,7 @@ async fn build_agent(
         leave_timeout: member.leaves.then_some(drain_timeout),
         stream_lifetime: Duration::from_secs(delivery.stream_seconds),
         limiter: limiter.clone(),
+        memory,
     };
     // Recovery reads the disk for as long as it takes.
     let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
@@ -379,5 +389,10 @@ async fn bind(listen: SocketAddr, asks: bool) -> anyhow::Result<(TcpListener, So
 }
 
 fn create(dir: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+    let create = || {
+        std::fs::create_dir_all(dir)?;
+        // Before anything is opened that writes.
+        journal::release_reserve(&dir.join("journal"))
+    };
+    create().with_context(|| format!("cannot use {}", dir.display()))
 }

@@ -1,8 +1,8 @@
 //! The tasks of a process, and how they end: each after those that it is of use to.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use hookfleet_control_plane::ControlPlane;
+use hookfleet_control_plane::{ControlPlane, store::Embedded};
 use hookfleet_delivery_agent::app::Agent;
 use hookfleet_gateway::{
     limits::connections::Connections,
@@ -101,6 +101,16 @@ impl Parts {
         self.add(async move |shutdown| {
             control_plane.run(shutdown).await;
             Ok(())
+        });
+    }
+
+    /// The process ends with its store.
+    pub(crate) fn watch_store(&mut self, store: Arc<Embedded>) {
+        self.add(async move |shutdown| {
+            tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                () = store.failed() => Err(anyhow::anyhow!("the store has failed")),
+            }
         });
     }
 

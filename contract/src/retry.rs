@@ -16,6 +16,9 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(96 * 3600);
 /// Attempts that a receiver throttles do not advance the schedule; this many end a delivery anyway.
 pub const MAX_ATTEMPTS: u32 = 100;
 
+/// No attempt waits longer for its time: a day, the longest that can be asked for, with the most jitter.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(86_400 * 6 / 5);
+
 /// When and how often.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {

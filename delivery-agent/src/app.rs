@@ -125,7 +125,8 @@ impl Agent {
                     clock,
                     fatal.clone(),
                 )
-            },
+            }
+            .within(config.memory),
             &database,
             accepted_sender,
         )?;
@@ -178,6 +179,7 @@ impl Agent {
         let (driver, handle) = Driver::new(
             driver::Config {
                 max_in_flight: config.max_in_flight,
+                memory: config.memory,
                 drain_timeout: config.drain_timeout,
                 deferred: journal.deferred(),
                 history: history.clone(),
@@ -260,6 +262,7 @@ impl Agent {
                 stages.clone(),
                 config.stream_lifetime,
                 config.limiter,
+                config.memory,
             ),
             deliveries: Deliveries::new(redeliverer, Pages::new(sealer)),
             driver,
@@ -369,11 +372,9 @@ impl Agent {
             never = leaving => match never {},
         };
         stages.closed.cancel();
-        boot.abort();
-        expiring.abort();
-        looking.abort();
-        verifying.abort();
-        handing.abort();
+        for task in [boot, expiring, looking, verifying, handing] {
+            task.abort();
+        }
         // A disk that failed is not waited for.
         ended?;
         sync_shutdown.cancel();

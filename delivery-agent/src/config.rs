@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use hookfleet_contract::{event::Limits, target::Rules, zone::Zone};
 use hookfleet_egress::Egress;
 
-use hookfleet_gateway::{limits::limiter::Limiter, peers::Dialer};
+use hookfleet_gateway::{
+    limits::{limiter::Limiter, memory::Memory},
+    peers::Dialer,
+};
 
 use crate::identity::Identity;
 
@@ -46,4 +49,6 @@ pub struct Config {
     pub stream_lifetime: Duration,
     /// Counts what tenants publish.
     pub limiter: Limiter,
+    /// What there is for events in memory.
+    pub memory: Memory,
 }

@@ -20,7 +20,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost_reflect::DescriptorPool;
 use tonic::Status;
 
-use crate::{limits::patience::BodyPace, status::ApiError};
+use crate::{
+    limits::{memory::Memory, patience::BodyPace},
+    status::ApiError,
+};
 
 /// The most bytes of requests that have arrived in part.
 const MAX_BYTES: usize = 128 << 20;
@@ -31,6 +34,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub(crate) struct Intake {
     used: Arc<AtomicUsize>,
+    max: usize,
     /// The paths of methods whose requests are streams.
     streams: Arc<HashSet<String>>,
 }
@@ -40,14 +44,15 @@ struct Metered {
     body: Body,
     pace: BodyPace,
     used: Arc<AtomicUsize>,
+    max: usize,
     held: usize,
 }
 
 // === impl Intake ===
 
 impl Intake {
-    /// Room for the requests of the API in `pool`.
-    pub(crate) fn new(pool: &DescriptorPool) -> Self {
+    /// Room for the requests of the API in `pool`, in so much memory.
+    pub(crate) fn new(pool: &DescriptorPool, memory: Memory) -> Self {
         let methods = pool.services().flat_map(|service| {
             let name = service.full_name().to_owned();
             let methods: Vec<_> = service.methods().collect();
@@ -58,6 +63,7 @@ impl Intake {
             .map(|(service, it)| format!("/{service}/{}", it.name()));
         Self {
             used: Arc::default(),
+            max: memory.share(MAX_BYTES),
             streams: Arc::new(streams.collect()),
         }
     }
@@ -73,6 +79,7 @@ impl Intake {
                 body,
                 pace: BodyPace::new(),
                 used: Arc::clone(&self.used),
+                max: self.max,
                 held: 0,
             })
         })
@@ -101,7 +108,7 @@ impl HttpBody for Metered {
         {
             self.held += data.len();
             let before = self.used.fetch_add(data.len(), Ordering::Relaxed);
-            if before + data.len() > MAX_BYTES {
+            if before + data.len() > self.max {
                 let message = "too many requests are arriving at once";
                 let status = Status::from(ApiError::exhausted("OVERLOADED", message, PAUSE));
                 return Poll::Ready(Some(Err(status.into())));
@@ -142,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_taken_while_a_request_arrives_and_given_back() {
-        let intake = Intake::new(descriptors::pool());
+        let intake = Intake::new(descriptors::pool(), Memory::default());
         let path = "/hookfleet.v1.PublisherService/Publish";
         let mut large = intake.meter(request(path, MAX_BYTES));
         large.body_mut().frame().await.unwrap().unwrap();
@@ -160,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_reads_a_whole_body_learns_that_there_is_no_room() {
-        let intake = Intake::new(descriptors::pool());
+        let intake = Intake::new(descriptors::pool(), Memory::default());
         let path = "/v1/tenants/acme/events";
         let mut large = intake.meter(request(path, MAX_BYTES));
         large.body_mut().frame().await.unwrap().unwrap();
@@ -172,7 +179,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_comes_too_slowly_gives_its_room_back() {
-        let intake = Intake::new(descriptors::pool());
+        let intake = Intake::new(descriptors::pool(), Memory::default());
         let dripping = tokio_stream::iter(0..1000).then(async |_| {
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok::<_, BoxError>(Bytes::from_static(&[0; 100]))
@@ -193,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn streams_are_not_counted() {
-        let intake = Intake::new(descriptors::pool());
+        let intake = Intake::new(descriptors::pool(), Memory::default());
         let path = "/hookfleet.v1.PublisherService/PublishStream";
         let mut stream = intake.meter(request(path, 10));
         stream.body_mut().frame().await.unwrap().unwrap();

@@ -43,8 +43,7 @@ const MAX_HEAD_BYTES: u32 = 16 << 10;
 /// What a connection of HTTP/2 may send ahead of whoever reads it: together, and on one stream. There is room for a stream
 /// of publishes that is not slowed down by its acknowledgements.
 const WIDE: (u32, u32) = (4 << 20, 1 << 20);
-/// So many connections may, 128 MiB together; others have the least that HTTP/2 knows. Nobody else counts these bytes.
-const MAX_WIDE: usize = 32;
+/// For those who may not.
 const NARROW: (u32, u32) = (65_535, 65_535);
 /// What waits on a stream for a client that reads slowly.
 const MAX_SEND_BYTES: usize = 64 << 10;
@@ -79,7 +78,7 @@ pub async fn serve(
 ) {
     let tasks = TaskTracker::new();
     let (wide, narrow) = (server(WIDE, lifetimes.head), server(NARROW, lifetimes.head));
-    let wides = Arc::new(Semaphore::new(MAX_WIDE));
+    let wides = Arc::new(Semaphore::new(connections.max_wide()));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,

@@ -34,7 +34,7 @@ use crate::{
     events::Events,
     facade::Facade,
     intake::Intake,
-    limits::{self, layer::Gate, limiter::Limiter},
+    limits::{self, layer::Gate, limiter::Limiter, memory::Memory},
     openapi,
     readiness::Readiness,
     status::ApiError,
@@ -51,6 +51,7 @@ pub struct Services {
     auth: Auth,
     audit: Audit,
     limiter: Limiter,
+    memory: Memory,
     /// Where receivers confirm that they want callbacks.
     verifications: Router<Audit>,
 }
@@ -82,6 +83,7 @@ impl Services {
             auth: Auth::off(),
             audit: Audit::off(),
             limiter: Limiter::off(),
+            memory: Memory::default(),
             verifications: Router::new(),
         }
     }
@@ -111,6 +113,13 @@ impl Services {
     #[must_use]
     pub fn limited(mut self, limiter: Limiter) -> Self {
         self.limiter = limiter;
+        self
+    }
+
+    /// Takes no more requests at once than there is memory for.
+    #[must_use]
+    pub fn within(mut self, memory: Memory) -> Self {
+        self.memory = memory;
         self
     }
 
@@ -183,7 +192,7 @@ impl Services {
             has_facade: surfaces.facade.is_some(),
         };
         let limit = from_fn_with_state(gate, limits::layer::limit);
-        let intake = Intake::new(descriptors::pool());
+        let intake = Intake::new(descriptors::pool(), self.memory);
         let meter = map_request(move |request| {
             let metered = intake.meter(request);
             async move { metered }

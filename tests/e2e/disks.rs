@@ -113,7 +113,7 @@ async fn a_stuck_disk_makes_publishers_wait_and_no_memory_grow() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_events_early_and_still_drains() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(disk) = Disk::new(dir.path(), 256 << 20) else {
+    let Some(disk) = Disk::new(dir.path(), 384 << 20) else {
         return;
     };
     disk.mount();
@@ -202,15 +202,19 @@ fn small(data_dir: &Path, shim: &Shim, kill_at: Option<usize>) -> Result<Process
 
 /// What was acknowledged: by the publisher's id, what receivers will see.
 #[derive(Default)]
-struct Ledger {
-    acked: BTreeMap<String, String>,
+pub(super) struct Ledger {
+    pub(super) acked: BTreeMap<String, String>,
 }
 
 // === impl Ledger ===
 
 impl Ledger {
     /// Publishes the next event, with so many bytes of data. If it fails, the next is the same again.
-    async fn publish(&mut self, channel: &Channel, n_bytes: usize) -> Result<(), Status> {
+    pub(super) async fn publish(
+        &mut self,
+        channel: &Channel,
+        n_bytes: usize,
+    ) -> Result<(), Status> {
         let id = format!("evt-{}", self.acked.len());
         let data = format!("\"{}\"", "x".repeat(n_bytes));
         let results = publish(channel, "acme", vec![event(&id, "a.b", &data)]).await?;
@@ -223,7 +227,11 @@ impl Ledger {
     }
 
     /// Publishes until the machine is at its end; why.
-    async fn publish_until_refused(&mut self, channel: &Channel, n_bytes: usize) -> Status {
+    pub(super) async fn publish_until_refused(
+        &mut self,
+        channel: &Channel,
+        n_bytes: usize,
+    ) -> Status {
         loop {
             assert!(self.acked.len() < 100_000, "it never ends");
             if let Err(status) = self.publish(channel, n_bytes).await {
@@ -233,7 +241,7 @@ impl Ledger {
     }
 
     /// Waits until all that was acknowledged has been received, each as the event that was acknowledged.
-    async fn check(&self, receiver: &Receiver) {
+    pub(super) async fn check(&self, receiver: &Receiver) {
         let received = eventually("everything acknowledged", PATIENCE, || async {
             let mut received: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
             let all = receiver.received_at("hook");

@@ -1,6 +1,7 @@
 //! From a publisher's call to a receiver's request, through the real binary.
 
 mod abuse;
+mod apart;
 mod audit;
 mod bench;
 mod broadcast;
@@ -16,11 +17,14 @@ mod facade;
 mod faults;
 mod first_callback;
 mod fleet;
+mod full;
 mod isolation;
 mod ledger;
 mod limits;
+mod memory;
 mod moves;
 mod openapi;
+mod payloads;
 mod power;
 mod readme;
 mod safety;

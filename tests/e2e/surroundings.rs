@@ -91,6 +91,51 @@ async fn retries_keep_their_distance_while_the_wall_clock_jumps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_clock_was_years_ahead_delays_nothing_of_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let shim = Shim::compile(dir.path());
+    let receiver = Receiver::start().await;
+    receiver.answer("hook", 503);
+    shim.set_clock_off(10 * YEAR);
+    let start = || Process::start(shim.standalone(&dir.path().join("data")), "127.0.0.1:0");
+    let server = start();
+    let channel = server.channel();
+    create_tenant(&channel, "acme").await;
+    let wanted = Subscription {
+        retry_policy: retries(&[2; 10]),
+        ..to(receiver.url("hook"))
+    };
+    subscribe_in_force(&channel, "acme", "hook", wanted).await;
+    for number in 0..20 {
+        publish_one(&channel, "acme", event(&format!("{number}"), "a.b", "{}")).await;
+    }
+    // Its breaker is open by now, most events are before their first attempt, and all of that is of the year to come.
+    eventually("some attempts", PATIENCE, || async {
+        let n = receiver.received_at("hook").len();
+        (n >= 4).then_some(()).ok_or(n)
+    })
+    .await;
+    assert!(server.terminate().await.success());
+
+    shim.set_clock_off(0);
+    receiver.answer("hook", 204);
+    let server = start();
+    let channel = server.channel();
+    eventually("every delivery", PATIENCE, || async {
+        let all = deliveries(&channel, "acme", "state = SUCCEEDED").await;
+        (all.len() == 20).then_some(()).ok_or(all.len())
+    })
+    .await;
+    publish_one(&channel, "acme", event("next", "a.b", "{}")).await;
+    eventually("what comes now", PATIENCE, || async {
+        let all = deliveries(&channel, "acme", "state = SUCCEEDED").await;
+        (all.len() == 21).then_some(()).ok_or(all.len())
+    })
+    .await;
+    assert!(server.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_do_not_resolve_for_a_while_cost_a_while() {
     let dir = tempfile::tempdir().unwrap();
     let receiver = Receiver::start().await;

@@ -6,6 +6,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use rustix::fs::{FallocateFlags, fallocate};
+
 /// `FS_IOC_SHUTDOWN` without flushing anything, the log of the file system included, once a line says so.
 const CUT: &str = "import fcntl, os, struct, sys
 disk = os.open(sys.argv[1], os.O_RDONLY)
@@ -22,6 +24,11 @@ pub struct Disk {
 impl Disk {
     /// `None`, with a word about it, where this machine does not permit one.
     pub fn new(dir: &Path, bytes: u64) -> Option<Self> {
+        Self::with(dir, bytes, &[])
+    }
+
+    /// As [`Disk::new`], made with more to be said to `mkfs.ext4`.
+    pub fn with(dir: &Path, bytes: u64, options: &[&str]) -> Option<Self> {
         let disk = Self {
             image: dir.join("disk.img"),
             mount_point: dir.join("disk"),
@@ -29,7 +36,10 @@ impl Disk {
         std::fs::create_dir(&disk.mount_point).unwrap();
         let file = std::fs::File::create(&disk.image).unwrap();
         file.set_len(bytes).unwrap();
-        let made = run("mkfs.ext4", &["-q", "-F", text(&disk.image)]);
+        let made = run(
+            "mkfs.ext4",
+            &[options, &["-q", "-F", text(&disk.image)]].concat(),
+        );
         let mounted = made.and_then(|_| disk.try_mount());
         if let Err(why) = mounted {
             eprintln!(
@@ -88,6 +98,26 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _not_mounted = run("umount", &["-l", text(&self.mount_point)]);
     }
+}
+
+/// Takes everything that is left of its disk for a file, in one go, as somebody else does.
+pub fn fill(file: &Path) {
+    let file = std::fs::File::create(file).unwrap();
+    let (mut end, mut piece) = (0, 1 << 30);
+    while piece >= 1 << 10 {
+        match fallocate(&file, FallocateFlags::empty(), end, piece) {
+            Ok(()) => end += piece,
+            Err(_) => piece /= 2,
+        }
+    }
+}
+
+/// Makes a folder of files, until its disk can have no more of them.
+pub fn fill_with_files(dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    let paths = (0..).map(|number: u32| dir.join(number.to_string()));
+    let made = paths.map(std::fs::File::create);
+    made.take_while(Result::is_ok).for_each(drop);
 }
 
 fn run(command: &str, arguments: &[&str]) -> Result<Output, String> {

@@ -1,6 +1,7 @@
 //! What integration tests are made of: real processes, real receivers, conditions to wait for.
 
 pub mod api;
+pub mod cgroup;
 pub mod checker;
 pub mod dialect;
 pub mod disk;

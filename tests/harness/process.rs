@@ -87,7 +87,7 @@ impl Process {
             }
             Err(_) => {
                 drop(process.child.kill());
-                let ended = process.child.wait();
+                let ended = process.child.wait().map(|it| it.to_string());
                 Err(format!("the process does not listen; it ended: {ended:?}"))
             }
         }

@@ -50,8 +50,15 @@ static void step(void) {
 
 #define STEPS(type, call) step(); type result = call; int error = errno; step(); errno = error; return result;
 
+/* A disk that is gone. */
+static int is_dead(void) {
+    errno = EIO;
+    return dial("SHIM_DEAD_FILE") > 0;
+}
+
 int fdatasync(int fd) {
     static long syncs;
+    if (is_dead()) return -1;
     if (__atomic_add_fetch(&syncs, 1, __ATOMIC_SEQ_CST) == setting("SHIM_FAIL_SYNC_AT")) {
         errno = EIO;
         return -1;
@@ -61,13 +68,14 @@ int fdatasync(int fd) {
     STEPS(int, syscall(SYS_fdatasync, fd))
 }
 
-int fsync(int fd) { STEPS(int, syscall(SYS_fsync, fd)) }
+int fsync(int fd) { if (is_dead()) return -1; STEPS(int, syscall(SYS_fsync, fd)) }
 
 int rename(const char *from, const char *to) { STEPS(int, syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0)) }
 
 int unlink(const char *path) { STEPS(int, syscall(SYS_unlinkat, AT_FDCWD, path, 0)) }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t at) {
+    if (is_dead()) return -1;
     STEPS(ssize_t, syscall(SYS_pwrite64, fd, bytes, n, at))
 }
 
@@ -98,6 +106,7 @@ impl Shim {
         };
         shim.stall_syncs(Duration::ZERO);
         shim.set_clock_off(0);
+        shim.set_disk_dead(false);
         shim
     }
 
@@ -105,10 +114,21 @@ impl Shim {
     pub fn standalone(&self, data_dir: &Path) -> Command {
         let mut command = hookfleet();
         command.arg("standalone").arg("--data-dir").arg(data_dir);
+        self.load(&mut command);
+        command
+    }
+
+    /// A command will have it loaded.
+    pub fn load(&self, command: &mut Command) {
         command.env("LD_PRELOAD", &self.library);
         command.env("SHIM_SYNC_MILLIS_FILE", self.dir.join("sync-millis"));
         command.env("SHIM_CLOCK_FILE", self.dir.join("clock-seconds"));
-        command
+        command.env("SHIM_DEAD_FILE", self.dir.join("dead"));
+    }
+
+    /// From now on every sync and write fails, or does not.
+    pub fn set_disk_dead(&self, is_dead: bool) {
+        self.turn("dead", if is_dead { "1" } else { "0" });
     }
 
     /// From now on a sync of the journal takes as much longer; those that wait already end when it is nothing.

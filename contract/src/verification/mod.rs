@@ -14,7 +14,7 @@ pub mod request;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use hookfleet_proto::{
     fleet::{VerificationSpec, verification_report::Outcome},
@@ -37,8 +37,8 @@ pub const VALIDITY: Duration = Duration::from_secs(72 * 3600);
 /// How long a receiver may take to answer.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A verification that goes on, as an agent performs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A verification that goes on, as an agent performs it. Its `Debug` does not tell what confirms it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pending {
     /// Names it.
     pub id: String,
@@ -137,5 +137,20 @@ impl Pending {
             next_attempt: status.next_attempt_time.map(Timestamp::from),
             expiry: status.expire_time.map(Timestamp::from).unwrap_or_default(),
         }))
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let confirm_url = self.confirm_url.as_ref().map(|_| "***");
+        f.debug_struct("Pending")
+            .field("id", &self.id)
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .field("confirm_url", &confirm_url)
+            .field("n_attempts", &self.n_attempts)
+            .field("next_attempt", &self.next_attempt)
+            .field("expiry", &self.expiry)
+            .finish_non_exhaustive()
     }
 }

@@ -469,3 +469,14 @@ fn only_a_verification_that_goes_on_is_compiled() {
     }
     assert_eq!(compiled(ended, "").verification, None);
 }
+
+#[test]
+fn what_confirms_a_verification_does_not_show_when_it_is_logged() {
+    let subscription = compiled(
+        resource(Method::CeOptions),
+        "https://acme.com/v1/verifications/SECRET",
+    );
+    let shown = format!("{subscription:?} {:?}", subscription.verification);
+    assert!(shown.contains("Pending"), "{shown}");
+    assert!(!shown.contains("SECRET"), "{shown}");
+}

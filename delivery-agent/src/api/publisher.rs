@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use hookfleet_contract::{name::TenantName, violation::Violations};
 use hookfleet_gateway::{
-    limits::limiter::Limiter,
+    limits::{limiter::Limiter, memory::Memory},
     status::{ApiError, rpc_status},
 };
 use hookfleet_proto::{
@@ -68,11 +68,12 @@ impl Publisher {
         stages: Stages,
         stream_lifetime: Duration,
         limiter: Limiter,
+        memory: Memory,
     ) -> Self {
         Self {
             ingest: Arc::new(ingest),
             relay,
-            streams: Streams::new(stages.clone(), stream_lifetime, limiter.clone()),
+            streams: Streams::new(stages.clone(), stream_lifetime, limiter.clone(), memory),
             stages,
             limiter,
         }

@@ -7,7 +7,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future::Either, stream};
-use hookfleet_gateway::{limits::limiter::Limiter, status::ApiError};
+use hookfleet_gateway::{
+    limits::{limiter::Limiter, memory::Memory},
+    status::ApiError,
+};
 use hookfleet_proto::v1::{
     PublishAck, PublishCredit, PublishGoaway, PublishStreamRequest, PublishStreamResponse,
     publish_stream_response::Message,
@@ -44,12 +47,17 @@ pub(super) struct Streams {
 // === impl Streams ===
 
 impl Streams {
-    pub(super) fn new(stages: Stages, lifetime: Duration, limiter: Limiter) -> Self {
+    pub(super) fn new(
+        stages: Stages,
+        lifetime: Duration,
+        limiter: Limiter,
+        memory: Memory,
+    ) -> Self {
         Self {
             stages,
             lifetime,
             limiter,
-            outstanding: Arc::new(Semaphore::new(MAX_OUTSTANDING_BYTES)),
+            outstanding: Arc::new(Semaphore::new(memory.share(MAX_OUTSTANDING_BYTES))),
         }
     }
 
@@ -197,7 +205,7 @@ mod tests {
                     result: None,
                 }
             };
-            let streams = Streams::new(stages.clone(), LIFETIME, limiter);
+            let streams = Streams::new(stages.clone(), LIFETIME, limiter, Memory::default());
             let mut publisher = Self {
                 events: Some(sender),
                 responses: streams.serve(UnboundedReceiverStream::new(events), publish),

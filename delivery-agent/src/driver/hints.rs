@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use hookfleet_contract::{seal::Sealer, time::Timestamp};
+use hookfleet_contract::{retry::LONGEST_PAUSE, seal::Sealer, time::Timestamp};
 use hookfleet_proto::fleet::{HealthHints, health_hints};
 use prost::Message as _;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -66,15 +66,16 @@ impl Store {
         }
     }
 
-    /// What an earlier run learnt. A broken file costs some attempts.
+    /// What an earlier run learnt, on a clock that may have been ahead of `now`'s. A broken file costs some attempts.
     #[must_use]
-    pub fn load(&self) -> Hints {
+    pub fn load(&self, now: Timestamp) -> Hints {
         let Ok(sealed) = fs::read(&self.path) else {
             return Hints::default();
         };
         let plain = self.sealer.open(CONTEXT, &sealed).ok();
         let message = plain.and_then(|it| HealthHints::decode(it.as_slice()).ok());
-        message.map(decode).unwrap_or_else(|| {
+        let hints = message.map(|it| as_of(decode(it), now));
+        hints.unwrap_or_else(|| {
             tracing::warn!("what was known of receivers is damaged, or sealed with another key");
             Hints::default()
         })
@@ -156,15 +157,34 @@ fn decode(message: HealthHints) -> Hints {
     hints
 }
 
+/// Hints of a run whose clock was ahead: nothing is in the future by more than it can be.
+fn as_of(mut hints: Hints, now: Timestamp) -> Hints {
+    let believable = |at: Timestamp| at.since(now) <= LONGEST_PAUSE;
+    let subscriptions = hints.subscriptions.iter_mut().map(|(_, it)| it);
+    let endpoints = hints.endpoints.iter_mut().map(|(_, it)| it);
+    for hint in subscriptions.chain(endpoints) {
+        if !believable(hint.open_until) {
+            hint.open_until = now;
+        }
+        hint.failing_since = hint.failing_since.map(|it| it.min(now));
+    }
+    hints.pauses.retain(|(_, _, until)| believable(*until));
+    hints
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
     #[test]
     fn what_is_saved_is_loaded_and_what_is_damaged_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), Sealer::new([7; 32]));
-        assert_eq!(store.load(), Hints::default());
+        assert_eq!(store.load(NOW), Hints::default());
         let hint = Hint {
             opens: 3,
             open_until: Timestamp(1_700_000_000_123),
@@ -182,11 +202,41 @@ mod tests {
             )],
         };
         store.save(&hints).unwrap();
-        assert_eq!(store.load(), hints);
+        assert_eq!(store.load(NOW), hints);
 
         let path = dir.path().join("health");
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-        assert_eq!(store.load(), Hints::default());
+        assert_eq!(store.load(NOW), Hints::default());
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_written_keeps_nobody_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), Sealer::new([7; 32]));
+        let ahead = NOW + Duration::from_secs(10 * 365 * 86_400);
+        let hint = |open_until, failing_since| Hint {
+            opens: 3,
+            open_until,
+            failing_since: Some(failing_since),
+            n_failures: 9,
+            slow: false,
+        };
+        let endpoint = Arc::<str>::from("https://a:443");
+        let soon = NOW + Duration::from_secs(60);
+        let pause = |until| ("acme".parse().unwrap(), Arc::clone(&endpoint), until);
+        store
+            .save(&Hints {
+                subscriptions: vec![([1; 16], hint(ahead, ahead))],
+                endpoints: vec![(Arc::clone(&endpoint), hint(soon, NOW))],
+                pauses: vec![pause(ahead), pause(soon)],
+            })
+            .unwrap();
+        let expected = Hints {
+            subscriptions: vec![([1; 16], hint(NOW, NOW))],
+            endpoints: vec![(Arc::clone(&endpoint), hint(soon, NOW))],
+            pauses: vec![pause(soon)],
+        };
+        assert_eq!(store.load(NOW), expected);
     }
 }

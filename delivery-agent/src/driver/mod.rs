@@ -13,6 +13,7 @@ use std::{future::ready, sync::Arc, time::Duration};
 use hookfleet_contract::{
     id::DeliveryId, retry::Progress, subscription::Subscription, time::Timestamp,
 };
+use hookfleet_gateway::limits::memory::Memory;
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
     sync::mpsc,
@@ -55,13 +56,15 @@ const LEAVE_PAUSE: Duration = Duration::from_secs(5);
 /// How often what was learnt of receivers is written down.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// The most bytes of events in flight: each is in memory twice, as an event and as a body.
-const MAX_BYTES_IN_FLIGHT: u64 = 64 << 20;
+const MAX_BYTES_IN_FLIGHT: usize = 64 << 20;
 
 /// What the driver works with.
 #[derive(Debug)]
 pub struct Config {
     /// The most attempts in flight at once.
     pub max_in_flight: usize,
+    /// What there is for events in flight.
+    pub memory: Memory,
     /// How long attempts in flight may go on after shutdown.
     pub drain_timeout: Duration,
     /// The queue on disk.
@@ -164,9 +167,10 @@ impl Driver {
         let disk_queue = DiskQueue::start(config.deferred, loaded_sender).map_err(Error::Thread)?;
         let (lots, handed) = config.handovers;
         let (handle, inputs, counts) = Handle::new();
-        let mut core = Core::new(config.max_in_flight, MAX_BYTES_IN_FLIGHT);
+        let max_bytes = config.memory.share(MAX_BYTES_IN_FLIGHT);
+        let mut core = Core::new(config.max_in_flight, max_bytes as u64);
         let now = config.clock.now();
-        let hints = config.hints.load();
+        let hints = config.hints.load(now);
         core.handle_hints(hints.clone());
         for summary in recovered.pending {
             core.handle_recovered(summary.queue, summary.count, summary.next_due, now);

@@ -81,7 +81,7 @@ impl Error {
 }
 
 /// Full, or over a quota: to an append they are the same.
-fn is_no_space(error: &io::Error) -> bool {
+pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

@@ -14,7 +14,6 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use fjall::Database;
@@ -27,7 +26,8 @@ use super::{
     lingering::Lingering,
     log::Position,
     model::{Outcome, StoredEvent},
-    room::Room,
+    reserve::Reserve,
+    room::{self, Room},
     segment::{Name, RETIRED},
     storage::Storage,
     table::Table,
@@ -36,8 +36,6 @@ use super::{
 
 /// How far the keeper may be behind before the writer waits for it.
 const MAX_GROUPS: usize = 64;
-/// How often to look for what has become too old.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What one sync made durable.
 #[derive(Debug)]
@@ -53,6 +51,7 @@ pub(super) struct Keeper {
     pub(super) config: Config,
     pub(super) storage: Arc<dyn Storage>,
     pub(super) room: Arc<Room>,
+    pub(super) reserve: Reserve,
     pub(super) database: Database,
     pub(super) table: Table,
     pub(super) index: Arc<Index>,
@@ -82,7 +81,7 @@ impl Keeper {
 
     fn serve(&mut self, groups: &Receiver<Group>) -> Result<(), Error> {
         loop {
-            match groups.recv_timeout(INTERVAL) {
+            match groups.recv_timeout(room::INTERVAL) {
                 Ok(group) => self.follow(group)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -92,7 +91,7 @@ impl Keeper {
             let now = self.config.clock.now();
             self.older.drop_expired(&self.database, now)?;
             // Looked at while nothing is appended too, so that a full disk is noticed early.
-            self.room.is_low(now);
+            self.reserve.look(&self.room, &self.database, now)?;
             let n_unsettled = self.table.n_unsettled();
             self.n_unsettled.store(n_unsettled, Ordering::Relaxed);
         }

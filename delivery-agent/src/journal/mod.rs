@@ -1,5 +1,5 @@
-//! The durable log of an agent: events with their targets, and what became of them. It knows
-//! nothing of matching, scheduling or HTTP.
+//! The durable log of an agent: events with their targets, and what became of them. It knows nothing of matching,
+//! scheduling or HTTP.
 //!
 //! ```text
 //! append ─▶ inbox ─▶ writer ─▶ log ─▶ fdatasync ─▶ answer, index, driver
@@ -8,23 +8,21 @@
 //!
 //! - [`record`], [`segment`]: what bytes mean. Pure. [`storage`] is the seam to the file system.
 //! - [`inbox`], [`writer`], [`log`]: one thread appends whatever arrived during the last sync.
-//! - [`index`]: where events are found again.
-//! - [`table`]: which deliveries of the live segments are unsettled. Pure.
-//! - [`keeper`], [`lingering`], [`duplicates`], [`room`]: one thread keeps the number of live
-//!   segments small.
+//! - [`index`]: where events are found again. [`table`]: which deliveries of the live segments are unsettled. Pure.
+//! - [`keeper`], [`lingering`], [`duplicates`], [`room`], [`reserve`]: one thread keeps the number of live segments small.
 //! - [`deferred`]: the queue on disk; an index that is rebuilt at every start.
 //! - [`recovery`]: from the bytes of an earlier run to all of the above.
 //!
-//! **Where truth lives.** A delivery's state is in the log while its segment is live, and in the
-//! `lingering` keyspace afterwards. A segment is live until all its deliveries are settled or until
-//! it is too old, when the unsettled rest moves to `lingering`, which is synced before the segment
-//! is renamed to `.retired`. Recovery reads the few live segments only. Everything else (the queue
-//! on disk, the index, the memory of recent ids) is derived.
+//! **Where truth lives.** A delivery's state is in the log while its segment is live, and in the `lingering` keyspace
+//! afterwards. A segment is live until all its deliveries are settled or until it is too old, when the unsettled rest
+//! moves to `lingering`, which is synced before the segment is renamed to `.retired`. Recovery reads the few live
+//! segments only. Everything else (the queue on disk, the index, the memory of recent ids) is derived.
 //!
-//! **Invariants:** an append is answered only after `fdatasync`; after a failed write or sync
-//! nothing is answered any more and the process must end; losing unsynced outcomes only causes
-//! duplicates; a damaged record never hides its neighbours and is never deleted by us.
+//! **Invariants:** an append is answered only after `fdatasync`; after a failed write or sync nothing is answered any more
+//! and the process must end; losing unsynced outcomes only causes duplicates; a damaged record never hides its neighbours
+//! and is never deleted by us.
 
+mod config;
 mod deferred;
 mod duplicates;
 mod error;
@@ -36,6 +34,7 @@ mod log;
 mod model;
 mod record;
 mod recovery;
+mod reserve;
 mod room;
 mod runs;
 mod segment;
@@ -48,63 +47,32 @@ mod tests;
 
 use std::{
     fmt,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use hookfleet_contract::id::WebhookId;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
+pub use config::Config;
 pub use deferred::Deferred;
 pub use error::Error;
 pub use model::{Appended, NewEvent, Origin, Outcome, Stand, Standing, StoredEvent, Target};
 pub use recovery::{Damage, PendingSummary, Recovered};
+pub use reserve::release_reserve;
 
-use crate::clock::Clock;
 use duplicates::{Older, Recent};
 use inbox::{Inbox, Request};
 use index::Index;
 use keeper::Keeper;
 use lingering::Kept;
+use reserve::Reserve;
 use room::Room;
 use storage::{Disk, Storage};
 use writer::Writer;
-
-/// How a journal is kept. [`Config::new`] fills in the defaults.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where the segments are; created if missing.
-    pub dir: PathBuf,
-    /// Which journal this is, chosen at random once. The files of another one are refused.
-    pub id: u128,
-    /// The size of a segment, preallocated. An event must fit into one.
-    pub segment_bytes: u64,
-    /// The most bytes of events that may wait for the writer; beyond it [`Error::Overloaded`].
-    pub max_waiting_bytes: usize,
-    /// The most bytes of recent events kept in memory for [`Journal::read`].
-    pub cache_bytes: usize,
-    /// The free space below which events are refused. `None` is 5 % of the disk, at least two
-    /// segments and 64 MiB.
-    pub min_free_bytes: Option<u64>,
-    /// The most sealed segments that recovery has to read.
-    pub max_live_segments: usize,
-    /// How long a repeated webhook id is answered as a duplicate.
-    pub duplicate_window: Duration,
-    /// How long events are kept for redelivery.
-    pub retention: Duration,
-    /// The most bytes of retired segments that are kept for redelivery.
-    pub retention_bytes: u64,
-    /// The time.
-    pub clock: Clock,
-    /// Cancelled when the disk can no longer be trusted; the process must then end at once.
-    pub fatal: CancellationToken,
-}
 
 /// A cheap handle to the log.
 #[derive(Clone)]
@@ -146,41 +114,11 @@ struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-// === impl Config ===
-
-impl Config {
-    /// A journal in `dir` with the default bounds.
-    #[must_use]
-    pub fn new(dir: PathBuf, id: u128, clock: Clock, fatal: CancellationToken) -> Self {
-        Self {
-            dir,
-            id,
-            segment_bytes: 64 << 20,
-            max_waiting_bytes: 64 << 20,
-            cache_bytes: 64 << 20,
-            min_free_bytes: None,
-            max_live_segments: 4,
-            duplicate_window: Duration::from_secs(24 * 60 * 60),
-            retention: Duration::from_secs(72 * 60 * 60),
-            retention_bytes: 16 << 30,
-            clock,
-            fatal,
-        }
-    }
-
-    /// The number of the first event. It begins with 20 bits of the journal's id, so that deliveries of different agents
-    /// have different names, and leaves room for 2^44 events.
-    const fn first_seq(&self) -> u64 {
-        ((self.id >> 108) as u64) << 44 | 1
-    }
-}
-
 // === impl Journal ===
 
 impl Journal {
-    /// Opens the log, creating it if there is none, and brings `database` in line with it. Every
-    /// event goes to `accepted` once it is durable; the writer waits while that channel is full.
-    /// Blocks for as long as reading the live segments takes.
+    /// Opens the log, creating it if there is none, and brings `database` in line with it. Every event goes to `accepted`
+    /// once it is durable; the writer waits while that channel is full. Blocks while the live segments are read.
     ///
     /// # Errors
     /// [`Error::Locked`] if another process has it open, [`Error::Foreign`] if it is another
@@ -209,6 +147,7 @@ impl Journal {
         let room = Arc::new(Room::new(Arc::clone(&storage), &config));
         let keeper = Keeper {
             config: config.clone(),
+            reserve: Reserve::new(Arc::clone(&storage), &config),
             storage,
             room: Arc::clone(&room),
             database: database.clone(),
@@ -250,8 +189,8 @@ impl Journal {
         Ok((Self { shared }, opened.recovered))
     }
 
-    /// Appends one event; resolves when it is durable. An event whose webhook id was appended
-    /// within the window, and which is not a redelivery, is answered with the first one's number.
+    /// Appends one event; resolves when it is durable. An event whose webhook id was appended within the window, and which
+    /// is not a redelivery, is answered with the first one's number.
     ///
     /// # Errors
     /// [`Error::Overloaded`] and [`Error::DiskFull`]: nothing is kept, try again later.
@@ -267,8 +206,7 @@ impl Journal {
     /// Appends events, in order, with one answer for all.
     ///
     /// # Errors
-    /// As [`Journal::append`]. If the disk fills up in between, the first of them may be kept;
-    /// appending them again answers those as duplicates.
+    /// As [`Journal::append`]. If the disk fills up in between, the first may be kept; again they are duplicates.
     ///
     /// # Cancel safety
     /// As [`Journal::append`].
@@ -299,8 +237,8 @@ impl Journal {
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    /// Appends what became of a delivery. It is written within a few milliseconds, synced within
-    /// 200 ms, and answered to nobody: if it is lost in a crash the attempt is made again.
+    /// Appends what became of a delivery. It is written within a few milliseconds, synced within 200 ms, and answered to
+    /// nobody: if it is lost in a crash the attempt is made again.
     pub fn record(&self, outcome: Outcome) {
         self.record_all([outcome]);
     }
@@ -357,9 +295,9 @@ impl Journal {
         done.await.map_err(|_| Error::Stopped)
     }
 
-    /// Stops the journal: what was recorded is synced, and a marker says that this was done.
-    /// Other handles get [`Error::Stopped`] from then on. Does nothing the second time. The receiver
-    /// of accepted events must be gone, or be read from.
+    /// Stops the journal: what was recorded is synced, and a marker says that this was done. Other handles get
+    /// [`Error::Stopped`] from then on. Does nothing the second time. The receiver of accepted events must be gone, or be
+    /// read from.
     pub async fn close(&self) {
         self.shared.inbox.close(true);
         self.join().await;
@@ -373,13 +311,8 @@ impl Journal {
     }
 
     async fn join(&self) {
-        let threads = std::mem::take(
-            &mut *self
-                .shared
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let threads = self.shared.threads.lock();
+        let threads = std::mem::take(&mut *threads.unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {

@@ -1,6 +1,6 @@
-//! How much room the disk has, looked at once a second.
+//! How much room the disk has, looked at a few times a second.
 //!
-//! **Invariant:** below the bound no event is taken; what is kept for redelivery goes first.
+//! **Invariant:** below the bound no event is taken; what is kept for redelivery goes first, the reserve last.
 
 use std::{
     path::PathBuf,
@@ -13,14 +13,12 @@ use std::{
 
 use hookfleet_contract::time::Timestamp;
 
-use super::{
-    Config,
-    storage::{Space, Storage},
-};
+use super::{Config, reserve, storage::Storage};
 
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Below two segments and this, 64 MiB, the database may run out of room before we do.
-const RESERVE: u64 = 64 << 20;
+/// Others may fill the disk while nobody looks.
+pub(super) const INTERVAL: Duration = Duration::from_millis(200);
+/// The number of files that the disk should have room for: the database makes some, and replaces others.
+pub(super) const MIN_FREE_FILES: u64 = 64;
 
 /// What is known of the disk's room.
 #[derive(Debug)]
@@ -32,6 +30,7 @@ pub(super) struct Room {
     segment_bytes: u64,
     checked: AtomicU64,
     free: AtomicU64,
+    free_files: AtomicU64,
     min: AtomicU64,
 }
 
@@ -44,6 +43,7 @@ impl Room {
             segment_bytes: config.segment_bytes,
             checked: AtomicU64::new(0),
             free: AtomicU64::new(u64::MAX),
+            free_files: AtomicU64::new(u64::MAX),
             min: AtomicU64::new(0),
         }
     }
@@ -55,16 +55,18 @@ impl Room {
             self.checked.store(now.0, Ordering::Relaxed);
             self.look();
         }
-        self.free() < self.min.load(Ordering::Relaxed)
+        self.free() < self.min() || self.min() > 0 && self.free_files() < MIN_FREE_FILES
     }
 
     /// Looks now.
     pub(super) fn look(&self) {
         match self.storage.space(&self.dir) {
-            Ok(Space { free, total }) => {
-                let default = (total / 20).max(2 * self.segment_bytes + RESERVE);
+            Ok(space) => {
+                // Below two segments and the reserve the database may run out of room before we do.
+                let default = (space.total / 20).max(2 * self.segment_bytes + reserve::BYTES);
                 let min = self.min_free.unwrap_or(default);
-                self.free.store(free, Ordering::Relaxed);
+                self.free.store(space.free, Ordering::Relaxed);
+                self.free_files.store(space.free_files, Ordering::Relaxed);
                 self.min.store(min, Ordering::Relaxed);
             }
             Err(error) => tracing::warn!(%error, "cannot tell how much space is left"),
@@ -73,5 +75,14 @@ impl Room {
 
     pub(super) fn free(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn free_files(&self) -> u64 {
+        self.free_files.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes should be free.
+    pub(super) fn min(&self) -> u64 {
+        self.min.load(Ordering::Relaxed)
     }
 }

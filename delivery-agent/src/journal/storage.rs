@@ -38,10 +38,11 @@ pub(super) trait SegmentFile: Debug + Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
 }
 
-/// How much room the disk has, in bytes.
+/// How much room the disk has: bytes, and how many files more it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Space {
     pub(super) free: u64,
+    pub(super) free_files: u64,
     pub(super) total: u64,
 }
 
@@ -90,6 +91,12 @@ impl Storage for Disk {
         let stat = statvfs(dir)?;
         Ok(Space {
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            // Some file systems have no bound.
+            free_files: if stat.f_files == 0 {
+                u64::MAX
+            } else {
+                stat.f_favail
+            },
             total: stat.f_blocks.saturating_mul(stat.f_frsize),
         })
     }

@@ -70,6 +70,7 @@ pub fn check(path: &Path, first: u64) -> Result<Report, Error> {
         first,
         n_torn: 0,
         torn: None,
+        n_open: 0,
     };
     for file in &files {
         let bytes = fs::read(file).map_err(fails(file))?;
@@ -83,8 +84,10 @@ struct Walk {
     head: Option<Head>,
     first: u64,
     n_torn: u64,
-    /// A whole line that is no record, and its place: it is a crash's if the chain goes on after it.
+    /// Lines that are no records, since the last that is one, and where the first of them is: they are of crashes, each
+    /// of another, if the chain goes on after them.
     torn: Option<(PathBuf, usize)>,
+    n_open: u64,
 }
 
 // === impl Walk ===
@@ -106,11 +109,14 @@ impl Walk {
             };
             self.head = Some(match head.follow(line) {
                 Ok(next) => {
-                    self.n_torn += u64::from(self.torn.take().is_some());
+                    self.torn = None;
+                    self.n_torn += std::mem::take(&mut self.n_open);
                     next
                 }
-                Err(Broken::Torn) if self.torn.is_none() => {
-                    self.torn = Some((path.to_owned(), index + 1));
+                Err(Broken::Torn) => {
+                    self.n_open += 1;
+                    self.torn
+                        .get_or_insert_with(|| (path.to_owned(), index + 1));
                     head
                 }
                 Err(why) => return Err(broken(why)),

@@ -97,6 +97,24 @@ fn what_a_crash_cuts_off_is_told_apart_from_what_somebody_changes() {
 }
 
 #[test]
+fn crashes_in_a_row_cut_off_a_line_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = written(dir.path());
+    for _ in 0..3 {
+        let mut file = fs::OpenOptions::new().append(true).open(&files[2]).unwrap();
+        file.write_all(b"{\"sequence\":11,\"prev").unwrap();
+        drop(Log::with_files_of(dir.path(), 1200).unwrap());
+    }
+    let (path, line, why) = broken(dir.path()).unwrap();
+    let first = (files[2].clone(), 3, Broken::Torn);
+    assert_eq!((path, line, why), first, "nothing goes on");
+    let mut log = Log::with_files_of(dir.path(), 1200).unwrap();
+    log.append(&[record(10)]).unwrap();
+    let Report { head, n_torn, .. } = check(dir.path(), 1).unwrap();
+    assert_eq!((head.sequence, n_torn), (11, 3));
+}
+
+#[test]
 fn a_log_with_nothing_whole_in_its_newest_file_goes_on_with_the_one_before() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path());

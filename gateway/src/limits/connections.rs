@@ -8,6 +8,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::memory::Memory;
+
+/// So many connections may send far ahead, 128 MiB together; others have the least that HTTP/2 knows. Nobody else counts
+/// these bytes.
+const MAX_WIDE: usize = 32;
+
 /// Where a connection comes from, as far as it can be told apart: whoever has one address of IPv6 has the other
 /// 2^64 of its network, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +27,7 @@ pub struct Connections(Arc<Inner>);
 struct Inner {
     max: usize,
     max_per_source: usize,
+    max_wide: usize,
     counts: Mutex<Counts>,
 }
 
@@ -63,8 +70,25 @@ impl Connections {
         Self(Arc::new(Inner {
             max,
             max_per_source,
+            max_wide: MAX_WIDE,
             counts: Mutex::default(),
         }))
+    }
+
+    /// As [`Connections::new`], in so much memory.
+    #[must_use]
+    pub fn within(memory: Memory, max: usize, max_per_source: usize) -> Self {
+        Self(Arc::new(Inner {
+            max,
+            max_per_source,
+            max_wide: memory.share(MAX_WIDE),
+            counts: Mutex::default(),
+        }))
+    }
+
+    /// How many may send far ahead of whoever reads them.
+    pub(crate) fn max_wide(&self) -> usize {
+        self.0.max_wide
     }
 
     /// A place, if there is one.

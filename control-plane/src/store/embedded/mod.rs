@@ -51,6 +51,11 @@ impl Embedded {
         opened.map_err(|panic| failed(panic.into()))?
     }
 
+    /// Resolves once the disk has failed it: only opening it again mends that.
+    pub async fn failed(&self) {
+        self.shared.failed().await;
+    }
+
     fn open_blocking(dir: &Path, retention: Retention) -> Result<Self, Error> {
         let (disk, contents) = Disk::open(dir)?;
         let mut leases = Leases::default();

@@ -77,6 +77,13 @@ impl Shared {
         self.newest.send_modify(|_| ());
     }
 
+    /// Resolves once a write has failed.
+    pub(super) async fn failed(&self) {
+        let mut newest = self.newest.subscribe();
+        // Whoever tells is as old as this, so it cannot be gone.
+        let _told = newest.wait_for(|_| self.has_failed()).await;
+    }
+
     /// Feeds a watch until it is dropped or cannot go on.
     pub(super) async fn follow(
         &self,

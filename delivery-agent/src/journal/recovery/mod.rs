@@ -16,10 +16,11 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use fjall::Database;
-use hookfleet_contract::time::Timestamp;
+use hookfleet_contract::{retry::LONGEST_PAUSE, time::Timestamp};
 
 use super::{
     Config, Error,
@@ -30,7 +31,7 @@ use super::{
     log::{Files, Log, SPARE},
     segment::Name,
     storage::Storage,
-    table::Table,
+    table::{Pending, Table},
 };
 use crate::core::QueueId;
 use reader::Reader;
@@ -117,6 +118,8 @@ pub(super) struct Opened {
 }
 
 const LOCK: &str = "LOCK";
+/// Clocks are set right by less than this all the time.
+const NOTABLE: Duration = Duration::from_secs(60);
 
 /// Makes this process the only one that writes to the journal in `dir`.
 pub(super) fn lock(dir: &Path) -> Result<File, Error> {
@@ -155,6 +158,7 @@ pub(super) fn recover(
         mut entries,
         older_outcomes,
         mut recovered,
+        written,
         ..
     } = reader;
     let mut lingering = Lingering::open(database, table.first_seq().unwrap_or(next_seq))?;
@@ -174,7 +178,21 @@ pub(super) fn recover(
         },
         next_seq,
     )?;
+    let now = config.clock.now();
+    let ahead = written.since(now);
+    if ahead > NOTABLE {
+        tracing::warn!(
+            ?ahead,
+            "the clock was set back since the run before; what waits is due as it was then"
+        );
+    }
     let pending = table.pending().map(Ok).chain(lingering.pending_counted());
+    let pending = pending.map(|it| {
+        it.map(|it| Pending {
+            due: as_of(now, it.due, ahead),
+            ..it
+        })
+    });
     let run = log.active().name.number;
     let (deferred, summaries) = Deferred::rebuild(database, run, pending)?;
     table.begin(log.active().name);
@@ -191,6 +209,15 @@ pub(super) fn recover(
         deferred,
         recovered,
     })
+}
+
+/// A due time on our clock, where the clock of the run that wrote it was ahead of ours, as far as the log tells. One that
+/// no schedule gives is of a run before that: what waits for it has waited for long enough.
+fn as_of(now: Timestamp, due: Timestamp, ahead: Duration) -> Timestamp {
+    match due.since(now).saturating_sub(ahead) {
+        left if due <= now || left > LONGEST_PAUSE => due.min(now),
+        left => now + left,
+    }
 }
 
 /// The segments of a folder, oldest first.
@@ -231,5 +258,29 @@ impl Found {
         found.retired.sort();
         found.live.sort();
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+    #[test]
+    fn what_waits_is_due_as_long_after_a_restart_on_a_right_clock_as_on_the_one_that_was_ahead() {
+        assert_eq!(as_of(NOW, NOW + YEARS + HOUR, YEARS), NOW + HOUR);
+        assert_eq!(as_of(NOW, NOW + YEARS, YEARS), NOW, "never attempted");
+        assert_eq!(as_of(NOW, NOW + HOUR, YEARS), NOW, "of the run before");
+    }
+
+    #[test]
+    fn due_times_of_a_right_clock_stay_and_those_that_no_schedule_gives_are_now() {
+        for due in [Timestamp(0), NOW, NOW + HOUR, NOW + LONGEST_PAUSE] {
+            assert_eq!(as_of(NOW, due, Duration::ZERO), due);
+        }
+        assert_eq!(as_of(NOW, NOW + YEARS, Duration::ZERO), NOW);
     }
 }

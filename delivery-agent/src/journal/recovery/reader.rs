@@ -32,6 +32,8 @@ pub(super) struct Reader<'a> {
     pub(super) entries: VecDeque<Entry>,
     /// Outcomes of deliveries whose segments are not live.
     pub(super) older_outcomes: Vec<Outcome>,
+    /// When the last record was written, by the clock of its run.
+    pub(super) written: Timestamp,
     /// The number after the last event, once there is one.
     next_seq: Option<u64>,
     pub(super) recovered: Recovered,
@@ -45,6 +47,7 @@ impl<'a> Reader<'a> {
             table: Table::default(),
             entries: VecDeque::new(),
             older_outcomes: Vec::new(),
+            written: Timestamp(0),
             next_seq: None,
             recovered: Recovered::default(),
         }
@@ -87,10 +90,12 @@ impl<'a> Reader<'a> {
             Record::Event(event) => {
                 self.expect(event.seq);
                 self.next_seq = Some(event.seq + 1);
+                self.written = event.accept_time;
                 add_offset(offsets, name.first_seq, event.seq, offset);
                 self.table.accept(name.number, &event);
             }
             Record::Outcome(outcome) => {
+                self.written = outcome.at;
                 if !self.table.apply(&outcome) {
                     self.older_outcomes.push(outcome);
                 }

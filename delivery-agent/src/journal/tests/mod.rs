@@ -6,7 +6,12 @@ mod faults;
 mod model;
 mod segments;
 
-use std::{fs, io, path::Path, sync::Condvar, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Condvar,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hookfleet_contract::{
@@ -17,11 +22,13 @@ use hookfleet_contract::{
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     storage::{SegmentFile, Space},
     *,
 };
+use crate::clock::Clock;
 
 const JOURNAL: u128 = 0xfee1;
 const SUBSCRIPTION: [u8; 16] = [1; 16];

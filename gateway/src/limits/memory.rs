@@ -1,0 +1,82 @@
+//! How much memory the process has, and what that makes of the budgets: they are made for a GiB, and shrink with it.
+//!
+//! **Invariant:** whoever has more does not use more.
+
+use std::fs;
+
+/// What all budgets together are made for.
+const FULL: u64 = 1 << 30;
+/// What the largest requests need, whatever there is.
+const LEAST: u64 = 128 << 20;
+/// Where control groups are, and the name of their limit, by what their line in `/proc/self/cgroup` begins with.
+const GROUPS: [(&str, &str, &str); 2] = [
+    (":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+    ("0::", "/sys/fs/cgroup", "memory.max"),
+];
+
+/// The share of the budgets that the process can afford.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memory {
+    bytes: u64,
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// So many bytes.
+    #[must_use]
+    pub const fn of(bytes: u64) -> Self {
+        Self { bytes }
+    }
+
+    /// What the control group of this process may have; enough, if it has none.
+    #[must_use]
+    pub fn found() -> Self {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let limits = groups.lines().filter_map(|line| {
+            let group = GROUPS
+                .iter()
+                .find_map(|(begin, root, file)| Some((line.split_once(begin)?.1, root, file)));
+            let (path, root, file) = group?;
+            // A container sees its own group as the root.
+            let read = |path: &str| fs::read_to_string(format!("{root}{path}/{file}")).ok();
+            let text = read(path.trim_end_matches('/')).or_else(|| read(""))?;
+            text.trim().parse::<u64>().ok()
+        });
+        Self::of(limits.min().unwrap_or(u64::MAX))
+    }
+
+    /// What becomes of a budget.
+    #[must_use]
+    pub fn share(self, budget: usize) -> usize {
+        let bytes = u128::from(self.bytes.clamp(LEAST, FULL));
+        let share = budget as u128 * bytes / u128::from(FULL);
+        usize::try_from(share).unwrap_or(budget).max(1)
+    }
+}
+
+impl Default for Memory {
+    /// Enough.
+    fn default() -> Self {
+        Self::of(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_shrink_with_the_memory_and_never_grow() {
+        let of = |bytes| Memory::of(bytes).share(64 << 20);
+        assert_eq!(of(u64::MAX), 64 << 20);
+        assert_eq!(of(FULL), 64 << 20);
+        assert_eq!(of(FULL / 4), 16 << 20);
+        assert_eq!(
+            of(0),
+            8 << 20,
+            "a process that cannot live with it is not asked to"
+        );
+        assert_eq!(Memory::of(0).share(3), 1);
+    }
+}
