@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hookfleet_contract::digest::{Digests, Part};
+use hookfleet_contract::digest::{Digests, Part, digest};
 use hookfleet_proto::{
     fleet::{
         Ack, Heartbeat, Hello, PartDigest, Rejection, ResourceType, SlotTable, SuspendReport,
@@ -452,7 +452,7 @@ async fn questions_about_deliveries_need_an_owner() {
 fn digests(plane: &Plane, name: &str, revision: i64) -> Said {
     let part = Part::of(name, plane.api.slot_count).unwrap();
     let mut digests = Digests::default();
-    digests.add(part, name, revision);
+    digests.add(part, digest(name, revision));
     Said::Heartbeat(Heartbeat {
         digests: vec![PartDigest {
             r#type: part.kind.into(),

@@ -11,7 +11,7 @@ mod perform;
 use std::{future::ready, sync::Arc, time::Duration};
 
 use hookfleet_contract::{
-    id::DeliveryId, retry::Progress, subscription::Subscription, time::Timestamp,
+    id::DeliveryId, retry::Progress, shard::replica, subscription::Subscription, time::Timestamp,
 };
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
@@ -300,22 +300,34 @@ impl Driver {
                         Effect::Live {
                             subscription,
                             suspended,
+                            spread,
                         } => {
-                            let uid = subscription.uid;
-                            if self.core.has(&uid) {
-                                let settings = Directory::settings_of(&subscription, suspended);
-                                self.core.handle_subscription(uid, settings, now);
+                            for number in 0..spread.shards {
+                                let uid = replica(subscription.uid, number);
+                                if self.core.has(&uid) {
+                                    let settings = Directory::settings_of(
+                                        &subscription,
+                                        suspended,
+                                        spread,
+                                        number,
+                                    );
+                                    self.core.handle_subscription(uid, settings, now);
+                                }
                             }
                         }
-                        Effect::Ended(uid) => self.core.handle_ended(uid, now),
+                        Effect::Ended { uid, shards } => {
+                            for number in 0..shards {
+                                self.core.handle_ended(replica(uid, number), now);
+                            }
+                        }
                     }
                 }
             }
             Input::AllKnown => self.core.handle_all_known(now),
-            Input::Tenants(asked) => self.asked.push(asked),
-            Input::Leave(tenants) => {
+            Input::Shards(asked) => self.asked.push(asked),
+            Input::Leave(shards) => {
                 if now >= self.leave_after {
-                    self.core.handle_leaving(&tenants, now);
+                    self.core.handle_leaving(&shards, now);
                 }
             }
         }
@@ -336,7 +348,7 @@ impl Driver {
         let next_seq = self.next_seq;
         for asked in self.asked.extract_if(.., |it| it.next_seq <= next_seq) {
             // Whoever asked may have gone.
-            asked.reply.send(self.core.tenants()).ok();
+            asked.reply.send(self.core.shards()).ok();
         }
     }
 
