@@ -17,7 +17,7 @@ use super::Error;
 /// How long days are kept. The longest delivery takes seven days.
 pub(super) const RETENTION: Duration = Duration::from_secs(14 * 86_400);
 /// How much of a keyspace is in memory before it becomes a file: a quarter of the default, so that
-/// the three of today stay below 50 MiB.
+/// those of today stay below 50 MiB.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 const MILLIS_A_DAY: u64 = 86_400_000;
 const PREFIX: &str = "history-";
@@ -30,8 +30,6 @@ pub(super) struct Day(pub(super) u64);
 pub(super) struct Bucket {
     /// Blocks, subjects and rows; see [`super::key`].
     pub(super) deliveries: Keyspace,
-    /// Webhook id → the event's number in the journal.
-    pub(super) events: Keyspace,
     /// Delivery → the encoded event of a dead letter.
     pub(super) dead: Keyspace,
 }
@@ -42,7 +40,7 @@ pub(super) struct Buckets {
     open: RwLock<BTreeMap<Day, Arc<Bucket>>>,
 }
 
-const KINDS: [&str; 3] = ["deliveries", "events", "dead"];
+const KINDS: [&str; 2] = ["deliveries", "dead"];
 
 // === impl Day ===
 
@@ -72,16 +70,15 @@ impl Bucket {
     fn open(database: &Database, day: Day) -> Result<Self, fjall::Error> {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let open = |kind| database.keyspace(&day.name(kind), options);
-        let [deliveries, events, dead] = KINDS;
+        let [deliveries, dead] = KINDS;
         Ok(Self {
             deliveries: open(deliveries)?,
-            events: open(events)?,
             dead: open(dead)?,
         })
     }
 
     fn delete(&self, database: &Database) -> Result<(), fjall::Error> {
-        for keyspace in [&self.deliveries, &self.events, &self.dead] {
+        for keyspace in [&self.deliveries, &self.dead] {
             database.delete_keyspace(keyspace.clone())?;
         }
         Ok(())

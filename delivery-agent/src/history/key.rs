@@ -10,10 +10,7 @@
 //! tenant 0 !seq !target                    2 !number   row: what became of it, newest first
 //! ```
 
-use hookfleet_contract::{
-    id::{DeliveryId, WebhookId},
-    name::TenantId,
-};
+use hookfleet_contract::{id::DeliveryId, name::TenantId};
 
 /// How many targets a block has at most: few enough to be read for one delivery, and enough that
 /// acceptance by 100,000 targets is a hundred records. A power of two.
@@ -92,11 +89,6 @@ pub(super) fn dead(id: DeliveryId) -> [u8; 12] {
     key[..8].copy_from_slice(&(!id.seq).to_be_bytes());
     key[8..].copy_from_slice(&(!id.target).to_be_bytes());
     key
-}
-
-/// An event's number. The id is a digest in which the tenant has a part.
-pub(super) const fn event(id: WebhookId) -> [u8; 16] {
-    id.0
 }
 
 fn of_delivery(tenant: &TenantId, id: DeliveryId, kind: u8) -> Vec<u8> {

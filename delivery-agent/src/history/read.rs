@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use hookfleet_contract::{
-    id::{DeliveryId, WebhookId},
+    id::DeliveryId,
     name::{DeliveryName, SubscriptionScope, TenantId},
 };
 use hookfleet_proto::v1::{self, delivery::State};
@@ -143,22 +143,6 @@ impl History {
         Ok(life)
     }
 
-    /// An event's number in the journal. Blocks on the disk.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn event(&self, tenant: &TenantId, event: WebhookId) -> Result<Option<u64>, Error> {
-        for (_, bucket) in self.buckets.newest_first() {
-            if let Some(value) = bucket.events.get(key::event(event))?
-                && let Some(seq) = value.first_chunk::<8>()
-            {
-                let seq = u64::from_be_bytes(*seq);
-                return Ok(is_of(tenant, seq, &bucket)?.then_some(seq));
-            }
-        }
-        Ok(None)
-    }
-
     /// The encoded event of a dead letter. Blocks on the disk.
     ///
     /// # Errors
@@ -171,18 +155,4 @@ impl History {
         }
         Ok(None)
     }
-}
-
-/// Whether the event is the tenant's: an id that was guessed tells nothing.
-fn is_of(tenant: &TenantId, seq: u64, bucket: &Bucket) -> Result<bool, Error> {
-    let first = key::block(
-        tenant,
-        DeliveryId {
-            seq,
-            target: u32::MAX,
-        },
-    );
-    let last = key::end(tenant, DeliveryId { seq, target: 0 });
-    let mut entries = bucket.deliveries.range(first..last);
-    Ok(entries.next().map(fjall::Guard::key).transpose()?.is_some())
 }

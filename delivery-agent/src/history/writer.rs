@@ -219,9 +219,6 @@ impl Writer {
         let block = Block::new(event, fresh.targets(), rows);
         let key = key::block(&event.tenant, fresh.first());
         batch.insert(&bucket.deliveries, key, block.encode_to_vec());
-        if fresh.first().target == 0 {
-            put_event(batch, &bucket, event);
-        }
         for outcome in &fresh.outcomes {
             put_dead(batch, &bucket, outcome, event);
         }
@@ -256,7 +253,6 @@ impl Writer {
             let subject = Block::new(event, target, []);
             let key = key::subject(&event.tenant, id);
             batch.insert(&bucket.deliveries, key, subject.encode_to_vec());
-            put_event(batch, &bucket, event);
         }
         let number = row::number(&outcome, attempt.as_ref());
         let key = key::row(&event.tenant, id, number);
@@ -294,14 +290,6 @@ impl Writer {
 
 fn place(id: DeliveryId) -> Option<usize> {
     usize::try_from(id.target).ok()
-}
-
-/// Where the event is found. A redelivery is not where.
-fn put_event(batch: &mut OwnedWriteBatch, bucket: &Bucket, event: &StoredEvent) {
-    if event.origin.redelivery_of().is_none() {
-        let key = key::event(event.webhook_id);
-        batch.insert(&bucket.events, key, event.seq.to_be_bytes());
-    }
 }
 
 /// A dead letter keeps its event, so that it can be delivered again when the log has forgotten it.

@@ -1,16 +1,16 @@
-//! The first event of each webhook id within the window. Those of live segments are in the writer's
-//! memory; when a segment retires they go to keyspaces that are dropped whole when they are too
-//! old.
+//! Which event has a webhook id: what tells duplicates within the window, and where an event is found by its id for as
+//! long as it is kept. The ids of live segments are in memory; when a segment retires they go to keyspaces that are
+//! dropped whole when they are too old.
 //!
 //! **Invariant:** within the window an id is in memory, or on disk, or new. Callers look at the disk
-//! before the writer looks into its memory; if ids left the memory in between, which the generation
+//! before the writer looks into the memory; if ids left that in between, which the generation
 //! tells, the writer looks at the disk again.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,8 @@ use hookfleet_contract::{id::WebhookId, time::Timestamp};
 
 use super::{Error, model::NewEvent, runs::Runs};
 
+/// How long ids are kept to find events by: as long as the history knows of them.
+const KEPT: Duration = Duration::from_secs(14 * 86_400);
 /// Keyspaces are called after the window they begin in.
 const PREFIX: &str = "journal-ids-";
 
@@ -32,11 +34,11 @@ pub(super) struct First {
     pub(super) accept_time: Timestamp,
 }
 
-/// The ids of live segments.
-#[derive(Debug)]
+/// The ids of live segments; a cheap handle. Only the writer changes them.
+#[derive(Clone, Debug)]
 pub(super) struct Recent {
     window: Duration,
-    ids: HashMap<WebhookId, First>,
+    ids: Arc<RwLock<HashMap<WebhookId, First>>>,
 }
 
 /// The ids of retired segments, on disk.
@@ -52,7 +54,7 @@ impl Recent {
     pub(super) fn new(window: Duration, ids: impl Iterator<Item = (WebhookId, First)>) -> Self {
         Self {
             window,
-            ids: ids.collect(),
+            ids: Arc::new(RwLock::new(ids.collect())),
         }
     }
 
@@ -68,7 +70,7 @@ impl Recent {
         let Some(key) = event.key() else {
             return Ok(None);
         };
-        if let Some(&recent) = self.ids.get(&key)
+        if let Some(recent) = self.get(key)
             && is_within(self.window, recent, event.accept_time)
         {
             return Ok(Some(recent));
@@ -80,16 +82,23 @@ impl Recent {
         }
     }
 
-    pub(super) fn insert(&mut self, id: WebhookId, first: First) {
-        self.ids.insert(id, first);
+    pub(super) fn get(&self, id: WebhookId) -> Option<First> {
+        let ids = self.ids.read().unwrap_or_else(PoisonError::into_inner);
+        ids.get(&id).copied()
+    }
+
+    pub(super) fn insert(&self, id: WebhookId, first: First) {
+        let mut ids = self.ids.write().unwrap_or_else(PoisonError::into_inner);
+        ids.insert(id, first);
     }
 
     /// Forgets ids that are on disk now.
-    pub(super) fn forget(&mut self, ids: Vec<(WebhookId, u64)>) {
-        for (id, seq) in ids {
+    pub(super) fn forget(&self, forgotten: Vec<(WebhookId, u64)>) {
+        let mut ids = self.ids.write().unwrap_or_else(PoisonError::into_inner);
+        for (id, seq) in forgotten {
             // A later event may have the id by now.
-            if self.ids.get(&id).is_some_and(|it| it.seq == seq) {
-                self.ids.remove(&id);
+            if ids.get(&id).is_some_and(|it| it.seq == seq) {
+                ids.remove(&id);
             }
         }
     }
@@ -128,11 +137,21 @@ impl Older {
         let Some(key) = event.key() else {
             return Ok(None);
         };
+        // The window begins in the bucket before this one.
+        let oldest = self.bucket_number(event.accept_time).saturating_sub(1);
+        let first = self.newest(key, oldest)?;
+        Ok(first.filter(|it| is_within(self.window, *it, event.accept_time)))
+    }
+
+    /// The last event with an id, of those that are kept.
+    pub(super) fn get(&self, id: WebhookId) -> Result<Option<First>, Error> {
+        self.newest(id, 0)
+    }
+
+    fn newest(&self, id: WebhookId, oldest_bucket: u64) -> Result<Option<First>, Error> {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        for bucket in buckets.values().rev() {
-            if let Some(first) = bucket.get(key.0)?.and_then(|it| decode(&it))
-                && is_within(self.window, first, event.accept_time)
-            {
+        for (_, bucket) in buckets.range(oldest_bucket..).rev() {
+            if let Some(first) = bucket.get(id.0)?.and_then(|it| decode(&it)) {
                 return Ok(Some(first));
             }
         }
@@ -148,7 +167,7 @@ impl Older {
         now: Timestamp,
     ) -> Result<(), Error> {
         let mut buckets: BTreeMap<u64, Vec<(WebhookId, First)>> = BTreeMap::new();
-        for (id, first) in ids.filter(|(_, first)| is_within(self.window, *first, now)) {
+        for (id, first) in ids.filter(|(_, first)| is_within(self.kept(), *first, now)) {
             let bucket = self.bucket_number(first.accept_time);
             buckets.entry(bucket).or_default().push((id, first));
         }
@@ -162,14 +181,15 @@ impl Older {
         Ok(())
     }
 
-    /// Drops keyspaces that have nothing within the window.
+    /// Drops keyspaces that have nothing that is to be kept.
     pub(super) fn drop_expired(&self, database: &Database, now: Timestamp) -> Result<(), Error> {
-        let current = self.bucket_number(now);
+        let kept = u64::try_from(self.kept().as_millis()).unwrap_or(u64::MAX);
+        let oldest = self.bucket_number(Timestamp(now.0.saturating_sub(kept)));
         let mut expired = Vec::new();
         {
             let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
             while let Some(entry) = buckets.first_entry()
-                && *entry.key() + 1 < current
+                && *entry.key() < oldest
             {
                 expired.push(entry.remove());
             }
@@ -192,6 +212,10 @@ impl Older {
         let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
         buckets.insert(number, bucket.clone());
         Ok(bucket)
+    }
+
+    fn kept(&self) -> Duration {
+        KEPT.max(self.window)
     }
 
     fn bucket_number(&self, time: Timestamp) -> u64 {

@@ -57,6 +57,7 @@ use std::{
     time::Duration,
 };
 
+use hookfleet_contract::id::WebhookId;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +67,7 @@ pub use model::{Appended, NewEvent, Origin, Outcome, Stand, Standing, StoredEven
 pub use recovery::{Damage, PendingSummary, Recovered};
 
 use crate::clock::Clock;
-use duplicates::Older;
+use duplicates::{Older, Recent};
 use inbox::{Inbox, Request};
 use index::Index;
 use keeper::Keeper;
@@ -135,6 +136,7 @@ pub struct Stats {
 struct Shared {
     inbox: Arc<Inbox>,
     index: Arc<Index>,
+    recent: Recent,
     older: Arc<Older>,
     lingering: Kept,
     room: Arc<Room>,
@@ -224,7 +226,7 @@ impl Journal {
             inbox: Arc::clone(&inbox),
             index: Arc::clone(&index),
             older: Arc::clone(&older),
-            recent: opened.recent,
+            recent: opened.recent.clone(),
             room: Arc::clone(&room),
             groups,
             accepted,
@@ -236,6 +238,7 @@ impl Journal {
         let shared = Arc::new(Shared {
             inbox,
             index,
+            recent: opened.recent,
             older,
             lingering,
             room,
@@ -321,6 +324,21 @@ impl Journal {
             Some(event) => Ok(Some(event)),
             None => Ok(self.shared.lingering.event(seq)?.map(Arc::new)),
         }
+    }
+
+    /// The last event that was accepted with this webhook id, as far as events are kept.
+    ///
+    /// # Errors
+    /// As [`Journal::read`].
+    pub fn find(&self, id: WebhookId) -> Result<Option<Arc<StoredEvent>>, Error> {
+        // What leaves the memory was put on the disk before.
+        let first = match self.shared.recent.get(id) {
+            Some(first) => Some(first),
+            None => self.shared.older.get(id)?,
+        };
+        let event = first.map_or(Ok(None), |it| self.read(it.seq))?;
+        // What is parked or was handed over has a name of its own among the ids.
+        Ok(event.filter(|it| it.webhook_id == id))
     }
 
     /// The queue on disk of deliveries that wait for their time.

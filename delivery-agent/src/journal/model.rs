@@ -188,8 +188,13 @@ impl StoredEvent {
         u32::try_from(self.event.len()).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn key(&self) -> Option<WebhookId> {
-        self.origin.key(self.webhook_id)
+    /// What it is found by: what a repeated one is a duplicate of, and the webhook id of one that came from another agent.
+    pub(super) fn keys(&self) -> [Option<WebhookId>; 2] {
+        let is_handed_over = matches!(self.origin, Origin::HandedOver(_));
+        [
+            self.origin.key(self.webhook_id),
+            is_handed_over.then_some(self.webhook_id),
+        ]
     }
 
     /// How many subscriptions it matched.

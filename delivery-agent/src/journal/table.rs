@@ -37,8 +37,8 @@ pub(super) struct Live {
 
 #[derive(Clone, Copy, Debug)]
 struct Event {
-    /// A repeated one is a duplicate of it.
-    key: Option<WebhookId>,
+    /// See [`StoredEvent::keys`].
+    keys: [Option<WebhookId>; 2],
     accept_time: Timestamp,
     /// Where its deliveries begin.
     first: usize,
@@ -131,7 +131,7 @@ impl Table {
         self.segments.iter().flat_map(Live::pending)
     }
 
-    /// What tells duplicates of all events, oldest first.
+    /// What all events are found by, oldest first.
     pub(super) fn ids(&self) -> impl Iterator<Item = (WebhookId, First)> {
         self.segments.iter().flat_map(Live::ids)
     }
@@ -152,14 +152,14 @@ impl Live {
     fn accept(&mut self, event: &StoredEvent) {
         let index = index(event.seq.saturating_sub(self.name.first_seq));
         let damaged = Event {
-            key: None,
+            keys: [None; 2],
             accept_time: Timestamp::default(),
             first: self.deliveries.len(),
             bytes: 0,
         };
         self.events.resize(index, damaged);
         self.events.push(Event {
-            key: event.key(),
+            keys: event.keys(),
             accept_time: event.accept_time,
             first: self.deliveries.len(),
             bytes: event.n_bytes(),
@@ -225,21 +225,19 @@ impl Live {
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = (WebhookId, First)> {
-        let first = |(seq, i): (u64, usize)| {
-            let event = self.events.get(i)?;
+        let first = |(seq, (i, event)): (u64, (usize, &Event))| {
             let n_targets = self.end(i) - event.first;
-            Some((
-                event.key?,
-                First {
-                    seq,
-                    n_targets: u32::try_from(n_targets).unwrap_or(u32::MAX),
-                    accept_time: event.accept_time,
-                },
-            ))
+            let first = First {
+                seq,
+                n_targets: u32::try_from(n_targets).unwrap_or(u32::MAX),
+                accept_time: event.accept_time,
+            };
+            let keys = event.keys.into_iter().flatten();
+            keys.map(move |key| (key, first))
         };
         (self.name.first_seq..)
-            .zip(0..self.events.len())
-            .filter_map(first)
+            .zip(self.events.iter().enumerate())
+            .flat_map(first)
     }
 }
 

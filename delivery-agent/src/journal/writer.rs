@@ -194,7 +194,7 @@ impl Writer {
             n_targets: event.n_targets(),
             accept_time: event.accept_time,
         };
-        if let Some(key) = event.key() {
+        for key in event.keys().into_iter().flatten() {
             self.recent.insert(key, first);
         }
         for ((delivery, _), stand) in event.deliveries().zip(&event.stands) {

@@ -66,13 +66,11 @@ impl Deliveries {
 
     async fn event(&self, name: EventName) -> Result<v1::Event, ApiError> {
         let not_found = || ApiError::not_found(name.to_string());
-        let (tenant, id) = (name.tenant.clone(), name.event);
-        let seq = self.read(move |history| history.event(&tenant, id)).await?;
-        let seq = seq.ok_or_else(not_found)?;
-        let journal = self.redeliverer.ingest.journal.clone();
+        let (journal, id) = (self.redeliverer.ingest.journal.clone(), name.event);
         // Of an event that is not recent, a whole segment may have to be read.
-        let stored = blocking(move || journal.read(seq)).await?;
+        let stored = blocking(move || journal.find(id)).await?;
         let stored = stored.map_err(|error| journal_error(&error))?;
+        // An id that was guessed tells nothing.
         let stored = stored
             .filter(|it| it.tenant == name.tenant)
             .ok_or_else(not_found)?;

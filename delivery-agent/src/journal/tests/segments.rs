@@ -209,6 +209,38 @@ async fn ids_of_retired_segments_are_duplicates_within_the_window_only() {
 }
 
 #[tokio::test]
+async fn an_event_is_found_by_its_webhook_id_wherever_it_is() {
+    let home = Home::new();
+    let handed_over = NewEvent {
+        origin: Origin::HandedOver([9; 16]),
+        ..third(8)
+    };
+    let parked = NewEvent {
+        origin: Origin::Parked,
+        ..third(9)
+    };
+    let found = |open: &Open, number| {
+        let found = open.journal.find(third(number).webhook_id).unwrap();
+        found.map(|it| it.seq)
+    };
+    let open = home.open();
+    append(&open.journal, 1..=7).await;
+    for event in [handed_over, parked] {
+        open.journal.append(event).await.unwrap();
+    }
+    (1..=6).for_each(|seq| open.journal.record(settled(seq)));
+    until("retiring", || open.journal.stats().n_retired_segments == 2).await;
+    open.journal.flush().await.unwrap();
+    let seqs = |open: &Open| (1..=10).map(|it| found(open, it)).collect::<Vec<_>>();
+    let expected: Vec<_> = (1..=8).map(Some).chain([None, None]).collect();
+    assert_eq!(seqs(&open), expected);
+    let name = open.journal.find(WebhookId([9; 16])).unwrap();
+    assert_eq!(name, None, "the name of a handover is no webhook id");
+    open.journal.abandon().await;
+    assert_eq!(seqs(&home.open()), expected);
+}
+
+#[tokio::test]
 async fn a_kill_loop_leaves_few_segments() {
     let home = Home::new();
     for number in 1..=20 {
@@ -241,7 +273,7 @@ fn an_id_that_moves_to_the_disk_while_it_is_asked_for_is_a_duplicate() {
     };
     let ids = || [(event.webhook_id, first)].into_iter();
     let older = Older::open(&home.database, window).unwrap();
-    let mut recent = Recent::new(window, ids());
+    let recent = Recent::new(window, ids());
     let generation = older.generation();
     let found = older.first(&event).unwrap();
     assert_eq!(found, None, "it is in memory");
