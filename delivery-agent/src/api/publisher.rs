@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use futures::future::try_join_all;
 use hookfleet_contract::{name::TenantName, shard::Shard, violation::Violations};
 use hookfleet_gateway::{
     limits::limiter::Limiter,
@@ -120,8 +120,12 @@ impl Publisher {
         match portions.pop() {
             Some(portion) if portions.is_empty() => self.publish_portion(portion).await,
             last => {
-                self.publish_portions(portions.into_iter().chain(last))
-                    .await
+                let portions = portions.into_iter().chain(last);
+                let published = portions.map(async |mut portion| {
+                    let places = std::mem::take(&mut portion.places);
+                    Ok::<_, Status>((places, self.publish_portion(portion).await?))
+                });
+                Ok(together(try_join_all(published).await?))
             }
         }
     }
@@ -130,29 +134,6 @@ impl Publisher {
     pub(super) fn portions(&self, name: &TenantName, events: Vec<CloudEvent>) -> Vec<Portion> {
         let spread = self.ingest.directory.spread(&name.tenant);
         portions(&name.tenant, spread, events)
-    }
-
-    /// Publishes events of several shards. Where all of it fails it fails for the first reason; else the events that could
-    /// not be published have it for a result.
-    async fn publish_portions(
-        &self,
-        portions: impl Iterator<Item = Portion>,
-    ) -> Result<Vec<PublishResult>, Status> {
-        let published = portions.map(async |mut portion| {
-            let places = std::mem::take(&mut portion.places);
-            (places, self.publish_portion(portion).await)
-        });
-        let mut published = join_all(published).await;
-        if published.iter().all(|(_, results)| results.is_err())
-            && let Some((_, Err(status))) = published.pop()
-        {
-            return Err(status);
-        }
-        let parts = published.into_iter().map(|(places, results)| {
-            let results = results.unwrap_or_else(|status| vec![failure(&status); places.len()]);
-            (places, results)
-        });
-        Ok(together(parts))
     }
 
     async fn publish_portion(&self, portion: Portion) -> Result<Vec<PublishResult>, Status> {

@@ -4,6 +4,7 @@
 
 mod account;
 mod disk_queue;
+mod effects;
 mod handle;
 pub mod hints;
 mod perform;
@@ -11,7 +12,7 @@ mod perform;
 use std::{future::ready, sync::Arc, time::Duration};
 
 use hookfleet_contract::{
-    id::DeliveryId, retry::Progress, shard::replica, subscription::Subscription, time::Timestamp,
+    id::DeliveryId, retry::Progress, subscription::Subscription, time::Timestamp,
 };
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
 use tokio::{
@@ -296,31 +297,7 @@ impl Driver {
         match input {
             Input::Effects(effects) => {
                 for effect in effects {
-                    match effect {
-                        Effect::Live {
-                            subscription,
-                            suspended,
-                            spread,
-                        } => {
-                            for number in 0..spread.shards {
-                                let uid = replica(subscription.uid, number);
-                                if self.core.has(&uid) {
-                                    let settings = Directory::settings_of(
-                                        &subscription,
-                                        suspended,
-                                        spread,
-                                        number,
-                                    );
-                                    self.core.handle_subscription(uid, settings, now);
-                                }
-                            }
-                        }
-                        Effect::Ended { uid, shards } => {
-                            for number in 0..shards {
-                                self.core.handle_ended(replica(uid, number), now);
-                            }
-                        }
-                    }
+                    self.handle_effect(&effect, now);
                 }
             }
             Input::AllKnown => self.core.handle_all_known(now),

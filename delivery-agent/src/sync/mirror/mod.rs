@@ -4,8 +4,7 @@
 //!
 //! **Invariants:** what a full set does not have is gone at its last chunk, and not before; a resource that cannot be
 //! applied is reported and its last good version stays; no older revision replaces a newer one, but in a full set: the
-//! control plane has compared, and knows better what is newest; a tenant's events go to other shards only once everything
-//! is here that was told with this: an agent that accepts events of a shard has all of the tenant's subscriptions.
+//! control plane has compared, and knows better what is newest; a tenant's new spread waits for all that is told with it.
 
 mod applied;
 mod digests;
@@ -162,7 +161,7 @@ impl Mirror {
             return Vec::new();
         };
         let subscriptions = self.held.keys().filter_map(|place| match place {
-            Place::Subscription(name) => Some(name).filter(|it| !self.spreads.has(&it.tenant)),
+            Place::Subscription(name) => (!self.spreads.has(&name.tenant)).then_some(name),
             Place::Key(_) | Place::Tenant(_) | Place::SlotTable => None,
         });
         let slots = subscriptions.map(|name| i32::from(slot_of(&name.tenant, slot_count).0));
