@@ -88,10 +88,15 @@ impl Ingest {
         let event = event.cloud_event().clone();
         let shard = self.shard(tenant, &event);
         let accepted = match self.admit(&shard) {
-            Ok(Admitted::Here(admission)) => self.publish(&admission, &shard, vec![event]).await?,
-            Ok(Admitted::There(_)) | Err(_) => self.park(&shard, vec![event]).await?,
+            Ok(Admitted::Here(admission)) => self.publish(&admission, &shard, vec![event]).await,
+            Ok(Admitted::There(_)) | Err(_) => self.park(&shard, vec![event]).await,
         };
-        let receipts = accepted.into_iter().flatten();
+        let receipts = match accepted {
+            // Since it was looked at.
+            Err(Refused::Suspended(_) | Refused::UnknownTenant(_)) => Vec::new(),
+            accepted => accepted?,
+        };
+        let receipts = receipts.into_iter().flatten();
         Ok(receipts.fold(Reach::default(), |reach, it| Reach {
             n_deliveries: reach.n_deliveries + it.n_deliveries,
             is_new: reach.is_new || !it.duplicate,
