@@ -11,6 +11,7 @@ use figment::{
     Figment,
     providers::{Env, Format as _, Serialized, Toml},
 };
+use hookfleet_contract::zone::Zone;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -114,6 +115,8 @@ pub(crate) struct ControlPlane {
     pub(crate) audit_dir: PathBuf,
     /// How long an agent may be away before others get its slots, in seconds; the life of its lease, 15 s, comes first.
     pub(crate) agent_hold_seconds: u64,
+    /// How long a joining agent waits for each further quarter of its share of other agents' slots, in seconds; 0 is all at once.
+    pub(crate) join_ramp_seconds: u64,
     /// Callback URLs may be on loopback, and plain http there.
     pub(crate) allow_loopback_targets: bool,
     /// Callback URLs may be plain http.
@@ -141,6 +144,8 @@ pub(crate) struct Agent {
     pub(crate) agent_id: String,
     /// Its share of the slots, beside the weights of other agents: 1 to 10000.
     pub(crate) weight: u16,
+    /// Where it runs, as far as failures are shared: a rack, a building, a zone of a cloud. Empty if nobody knows.
+    pub(crate) zone: String,
     /// A termination signal means a restart: slots and what waits stay here. Else other agents take them.
     pub(crate) keep_slots: bool,
     /// Callers show an API key, and so do the processes of the fleet to each other.
@@ -261,6 +266,7 @@ impl Default for ControlPlane {
             fleet_key_file: "hookfleet-fleet.key".into(),
             audit_dir: "hookfleet-audit".into(),
             agent_hold_seconds: 15,
+            join_ramp_seconds: 10,
             allow_loopback_targets: false,
             allow_http_targets: false,
             verification: Verification::default(),
@@ -279,6 +285,7 @@ impl Default for Agent {
             data_dir: "hookfleet-agent-data".into(),
             agent_id: String::new(),
             weight: 100,
+            zone: String::new(),
             keep_slots: false,
             authentication: false,
             issuers: Vec::new(),
@@ -350,6 +357,9 @@ impl Validate for Agent {
         problems.extend(issuers::problems(&self.issuers, self.authentication));
         if !(1..=10_000).contains(&self.weight) {
             problems.push("weight: must be 1 to 10000".to_owned());
+        }
+        if let Err(error) = Zone::optional(&self.zone) {
+            problems.push(format!("zone: {error}"));
         }
         if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
             problems
@@ -436,6 +446,23 @@ mod tests {
         let listen = Some("0.0.0.0:7071".parse().unwrap());
         let error = load(Agent::default(), None, &Flags { listen }).unwrap_err();
         assert!(error.to_string().contains("advertise: is required"));
+    }
+
+    #[test]
+    fn a_zone_is_a_label_or_nothing() {
+        let none = Flags { listen: None };
+        let zone = |text: &str| {
+            let file = file(&format!("zone = '{text}'"));
+            load(Agent::default(), Some(file.path()), &none)
+        };
+        assert_eq!(zone("").unwrap().zone, "");
+        assert_eq!(zone("eu-1").unwrap().zone, "eu-1");
+        assert!(
+            zone("eu/1")
+                .unwrap_err()
+                .to_string()
+                .contains("zone: must be")
+        );
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {

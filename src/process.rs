@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use hookfleet_contract::{event::Limits, target::Rules};
+use hookfleet_contract::{event::Limits, target::Rules, zone::Zone};
 use hookfleet_control_plane::{
     ControlPlane,
     store::{Embedded, Etcd, Store, embedded::Retention, etcd},
@@ -104,6 +104,7 @@ impl Standalone {
             identity,
             address: tls.url(address),
             weight: 100,
+            zone: None,
             leaves: false,
             dialer: Dialer {
                 authorization,
@@ -171,6 +172,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
     );
     let control_plane = hookfleet_control_plane::Config {
         agent_hold,
+        join_ramp: Duration::from_secs(config.join_ramp_seconds),
         verification: config.verification.rules(),
         ..control_plane
     };
@@ -226,6 +228,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         identity,
         address: advertise,
         weight: config.weight,
+        zone: Zone::optional(&config.zone).context("zone")?,
         leaves: !config.keep_slots,
         dialer: Dialer {
             authorization,
@@ -265,6 +268,7 @@ struct Member {
     identity: Identity,
     address: String,
     weight: u16,
+    zone: Option<Zone>,
     /// Others take its slots when it ends.
     leaves: bool,
     /// How it calls other processes.
@@ -297,6 +301,7 @@ async fn build_agent(
         identity: member.identity,
         address: member.address,
         weight: member.weight,
+        zone: member.zone,
         control_planes: control_planes.to_vec(),
         data_dir: data_dir.to_owned(),
         sealing_key,

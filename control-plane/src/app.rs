@@ -88,6 +88,7 @@ pub struct ControlPlane {
     reports: mpsc::Receiver<Report>,
     readiness: Readiness,
     agent_hold: Duration,
+    join_ramp: Duration,
     audit_period: Duration,
     keyring: Keyring,
     draining: CancellationToken,
@@ -139,6 +140,7 @@ impl ControlPlane {
             reports,
             readiness: config.readiness,
             agent_hold: config.agent_hold,
+            join_ramp: config.join_ramp,
             audit_period: config.audit_period,
             keyring: Keyring::default(),
             draining,
@@ -227,6 +229,7 @@ impl ControlPlane {
             reports,
             readiness,
             agent_hold,
+            join_ramp,
             audit_period,
             keyring,
             draining,
@@ -237,6 +240,7 @@ impl ControlPlane {
             Arc::clone(&api),
             id,
             agent_hold,
+            join_ramp,
             ending.clone(),
         ));
         let cache = api.cache.clone();

@@ -29,6 +29,8 @@ pub struct Config {
     pub max_subscriptions_per_tenant: usize,
     /// How long an agent may be away, besides the life of its lease, before others get its slots.
     pub agent_hold: Duration,
+    /// How long an agent that joins waits for each further quarter of its share of other agents' slots; zero is all at once.
+    pub join_ramp: Duration,
     /// How often everything that is known of the store is compared with it.
     pub audit_period: Duration,
     /// How often agents and the control plane give each other a sign of life.
@@ -67,6 +69,7 @@ impl Config {
             slot_count: DEFAULT_SLOT_COUNT,
             max_subscriptions_per_tenant: 100_000,
             agent_hold: Duration::from_secs(15),
+            join_ramp: Duration::from_secs(10),
             audit_period: Duration::from_secs(300),
             heartbeat: Duration::from_secs(3),
             clock: Clock::system(),
@@ -87,6 +90,7 @@ impl fmt::Debug for Config {
                 &self.max_subscriptions_per_tenant,
             )
             .field("agent_hold", &self.agent_hold)
+            .field("join_ramp", &self.join_ramp)
             .field("heartbeat", &self.heartbeat)
             .finish_non_exhaustive()
     }

@@ -2,11 +2,14 @@
 //!
 //! **Invariants:** an agent has one session at a time, the newest; what an older one still says is not heard.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use hookfleet_contract::{name::AgentId, time::Timestamp};
+use hookfleet_contract::{name::AgentId, time::Timestamp, zone::Zone};
 
 use crate::{cache::era::Era, store::Revision};
+
+/// An agent that was sent elsewhere and is back so soon has found nobody better: time for ten others to have a look.
+const BACK: Duration = Duration::from_secs(120);
 
 /// Names a session among those of this control plane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +23,10 @@ pub(crate) struct Fleet {
     /// What agents could not apply, by name, and at which revision. Outlives sessions, because an agent that goes on
     /// where it stood does not say it again.
     rejected: BTreeMap<AgentId, BTreeMap<String, Revision>>,
+    /// When agents were last known to be there, with a session or a note in the store. Outlives both.
+    seen: BTreeMap<AgentId, Timestamp>,
+    /// When agents were sent elsewhere because the store was out of reach.
+    sent_away: BTreeMap<AgentId, Timestamp>,
 }
 
 /// An agent, as far as this control plane knows it.
@@ -28,11 +35,15 @@ pub(crate) struct Agent {
     pub(crate) session: SessionId,
     pub(crate) address: String,
     pub(crate) version: String,
+    /// Where it runs, as far as failures are shared.
+    pub(crate) zone: Option<Zone>,
     /// It has had everything at least once.
     pub(crate) is_live: bool,
     /// It has applied everything up to here, of the store of this era.
     pub(crate) applied: Revision,
     pub(crate) era: Era,
+    /// When the oldest change was heard of that it has not applied.
+    pub(crate) behind_since: Option<Timestamp>,
     pub(crate) last_heard: Timestamp,
     pub(crate) n_pending: i64,
 }
@@ -44,6 +55,7 @@ impl Fleet {
         id: &AgentId,
         address: String,
         version: String,
+        zone: Option<Zone>,
         era: Era,
         now: Timestamp,
     ) -> SessionId {
@@ -53,9 +65,11 @@ impl Fleet {
             session,
             address,
             version,
+            zone,
             is_live: false,
             applied: 0,
             era,
+            behind_since: Some(now),
             last_heard: now,
             n_pending: 0,
         };
@@ -93,9 +107,39 @@ impl Fleet {
 
     /// A session ended.
     pub(crate) fn leave(&mut self, id: &AgentId, session: SessionId) {
-        if self.session(id, session).is_some() {
+        if let Some(agent) = self.session(id, session) {
+            let heard = agent.last_heard;
             self.agents.remove(id);
+            self.seen.insert(id.clone(), heard);
         }
+    }
+
+    /// These agents have a note in the store. Of the others only owners of slots are remembered.
+    pub(crate) fn see<'a>(
+        &mut self,
+        noted: impl Iterator<Item = &'a AgentId>,
+        is_owner: impl Fn(&AgentId) -> bool,
+        now: Timestamp,
+    ) {
+        self.seen.retain(|id, _| is_owner(id));
+        self.seen.extend(noted.map(|id| (id.clone(), now)));
+    }
+
+    /// When an agent was last known to be there.
+    pub(crate) fn seen(&self, id: &AgentId) -> Option<Timestamp> {
+        self.seen.get(id).copied()
+    }
+
+    /// An agent is sent elsewhere because the store is out of reach.
+    pub(crate) fn send_away(&mut self, id: &AgentId, now: Timestamp) {
+        self.sent_away.retain(|_, sent| now.since(*sent) < BACK);
+        self.sent_away.insert(id.clone(), now);
+    }
+
+    /// Whether an agent that comes was sent elsewhere and is back.
+    pub(crate) fn is_back(&mut self, id: &AgentId, now: Timestamp) -> bool {
+        let sent = self.sent_away.remove(id);
+        sent.is_some_and(|sent| now.since(sent) < BACK)
     }
 
     /// The agent of a session, if it still is the agent's newest.
@@ -123,7 +167,7 @@ mod tests {
         let (mut fleet, id) = (Fleet::default(), "a".parse().unwrap());
         let mut join = |now| {
             let (address, version) = ("http://a".to_owned(), "1".to_owned());
-            fleet.join(&id, address, version, Era::default(), Timestamp(now))
+            fleet.join(&id, address, version, None, Era::default(), Timestamp(now))
         };
         let (older, newer) = (join(1), join(2));
         assert!(fleet.session(&id, older).is_none());
@@ -131,6 +175,24 @@ mod tests {
         assert!(fleet.session(&id, newer).is_some());
         fleet.leave(&id, newer);
         assert_eq!(fleet.get(&id), None);
+        assert_eq!(fleet.seen(&id), Some(Timestamp(2)));
+        fleet.see([&id].into_iter(), |_| false, Timestamp(5));
+        assert_eq!(fleet.seen(&id), Some(Timestamp(5)));
+        fleet.see([].into_iter(), |_| true, Timestamp(6));
+        assert_eq!(fleet.seen(&id), Some(Timestamp(5)));
+        fleet.see([].into_iter(), |_| false, Timestamp(7));
+        assert_eq!(fleet.seen(&id), None);
+    }
+
+    #[test]
+    fn an_agent_is_back_if_it_was_sent_away_lately_and_only_once() {
+        let (mut fleet, id) = (Fleet::default(), "a".parse().unwrap());
+        assert!(!fleet.is_back(&id, Timestamp(0)));
+        fleet.send_away(&id, Timestamp(0));
+        assert!(fleet.is_back(&id, Timestamp(119_999)));
+        assert!(!fleet.is_back(&id, Timestamp(119_999)));
+        fleet.send_away(&id, Timestamp(0));
+        assert!(!fleet.is_back(&id, Timestamp(120_000)));
     }
 
     #[test]

@@ -3,14 +3,10 @@
 //! Every control plane runs one; the leader's decides. **Invariant:** the table is only ever replaced by one that was
 //! made from it, by the leader.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hookfleet_contract::name::AgentId;
-use hookfleet_proto::fleet::{SlotTable, StoredAgent, StoredPolicy};
+use hookfleet_contract::{name::AgentId, zone::Zone};
+use hookfleet_proto::fleet::{SlotOwner, SlotTable, StoredAgent, StoredPolicy};
 use prost::Message as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +16,11 @@ use crate::{
     cache::Contents,
     keys,
     leader::Leadership,
-    placement::{self, Absences, Member, Policy, Problem},
+    placement::{self, Absences, Arrivals, Member, Policy, Problem, Ramp, Zones},
     store::{Error, Outcome, Revision, Txn},
 };
 
-/// Time alone makes an owner lost, so it is looked at even when nothing changes.
+/// Time alone makes an owner lost, and lets a newcomer have more, so it is looked at even when nothing changes.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// What the placement is made of, at one moment.
@@ -36,14 +32,32 @@ struct Observed {
     has_leader: bool,
 }
 
-/// Reconciles until `shutdown`. An owner that is away is lost after `hold`, besides the life of its lease.
-pub(crate) async fn run(api: Arc<Api>, id: String, hold: Duration, shutdown: CancellationToken) {
+/// What this control plane has seen.
+struct Watched {
+    /// While it led.
+    absences: Absences,
+    /// Since it started.
+    arrivals: Arrivals,
+}
+
+/// Reconciles until `shutdown`. An owner that is away is lost after `hold`, besides the life of its lease; an agent that
+/// joins waits a `ramp` for each further quarter of its share.
+pub(crate) async fn run(
+    api: Arc<Api>,
+    id: String,
+    hold: Duration,
+    ramp: Duration,
+    shutdown: CancellationToken,
+) {
     let mut progress = api.cache.progress();
     let mut leadership = Leadership::new(Arc::clone(&api.store), id);
-    let mut absences = Absences::new(hold);
+    let mut watched = Watched {
+        absences: Absences::new(hold),
+        arrivals: Arrivals::new(ramp),
+    };
     while !shutdown.is_cancelled() {
         if progress.borrow_and_update().ready {
-            match reconcile(&api, &mut leadership, &mut absences).await {
+            match reconcile(&api, &mut leadership, &mut watched).await {
                 Ok(()) => {}
                 Err(error) => tracing::warn!(%error, "cannot place slots"),
             }
@@ -60,25 +74,29 @@ pub(crate) async fn run(api: Arc<Api>, id: String, hold: Duration, shutdown: Can
 async fn reconcile(
     api: &Api,
     leadership: &mut Leadership,
-    absences: &mut Absences,
+    watched: &mut Watched,
 ) -> Result<(), Error> {
     let now = api.clock.steady();
-    let observed = api.cache.read(observe);
+    let mut observed = api.cache.read(observe);
+    let owner = |it: &SlotOwner| Some((it.agent_id.parse().ok()?, zone(&it.zone)));
+    let owners: Zones = observed.table.owners.iter().filter_map(owner).collect();
+    let seen = api.clock.now();
+    api.fleet(|fleet| fleet.see(observed.agents.keys(), |it| owners.contains_key(it), seen));
+    // Whoever leads next has seen newcomers come.
+    watched.arrivals.observe(&mut observed.agents, now);
     if !leadership.keep(!observed.has_leader, now).await? {
         // Whoever leads next counts from then on: what it has not seen itself is held against nobody.
-        absences.forget();
+        watched.absences.forget();
         return Ok(());
     }
-    let owners: BTreeSet<AgentId> = observed
-        .table
-        .owners
-        .iter()
-        .filter_map(|owner| owner.agent_id.parse().ok())
+    let there = observed.agents.iter();
+    let there: Zones = there
+        .map(|(id, it)| (id.clone(), it.zone.clone()))
         .collect();
-    let is_there = |agent: &AgentId| observed.agents.contains_key(agent);
+    let drained = &observed.policy.drained;
     let problem = Problem {
         slot_count: api.slot_count,
-        lost: absences.observe(owners, is_there, &observed.policy.drained, now),
+        lost: watched.absences.observe(&owners, &there, drained, now),
         agents: observed.agents,
         policy: observed.policy,
     };
@@ -116,6 +134,9 @@ fn observe(contents: &Contents) -> Observed {
             let wants_none = agent.draining || policy.drained.contains(&id);
             let member = Member {
                 address: agent.address,
+                zone: zone(&agent.zone),
+                incarnation: agent.incarnation,
+                ramp: Ramp::default(),
                 weight: if wants_none { 0 } else { weight },
                 leftovers: agent.leftovers.unwrap_or_default(),
             };
@@ -128,4 +149,9 @@ fn observe(contents: &Contents) -> Observed {
         has_leader: contents.get(keys::LEADER).is_some(),
         policy,
     }
+}
+
+/// None if there is none, or it is none that this version knows.
+fn zone(text: &str) -> Option<Zone> {
+    Zone::optional(text).ok().flatten()
 }

@@ -232,6 +232,7 @@ impl Agent {
                 incarnation: format!("{:032x}", rand::random::<u128>()),
                 address: config.address,
                 weight: config.weight.into(),
+                zone: config.zone,
             },
             mirror,
             has_strangers,

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use hookfleet_contract::{event::Limits, target::Rules};
+use hookfleet_contract::{event::Limits, target::Rules, zone::Zone};
 use hookfleet_egress::Egress;
 
 use hookfleet_gateway::{limits::limiter::Limiter, peers::Dialer};
@@ -18,6 +18,8 @@ pub struct Config {
     pub address: String,
     /// Its share of the slots, beside the weights of other agents.
     pub weight: u16,
+    /// Where it runs, as far as failures are shared.
+    pub zone: Option<Zone>,
     /// How it calls other processes.
     pub dialer: Dialer,
     /// Control planes, tried in turn: `http://host:port`, or `https`.

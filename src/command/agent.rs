@@ -35,6 +35,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
+    /// Where it runs, as far as failures are shared: a rack, a building, a zone of a cloud [default: none].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
     /// On termination keep slots and what waits, for a restart, rather than hand them over.
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]

@@ -52,6 +52,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_hold_seconds: Option<u64>,
+    /// How many seconds a joining agent waits for each further quarter of its share; 0 is all at once [default: 10].
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join_ramp_seconds: Option<u64>,
     /// Accept callback URLs on loopback, and plain http there.
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]

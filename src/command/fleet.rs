@@ -184,15 +184,18 @@ impl Fleet {
     async fn watch(&mut self, output: Output) -> anyhow::Result<()> {
         let mut shown = Vec::new();
         loop {
-            let mut agents = self.agents().await?;
-            for agent in &mut agents {
-                // That it lives is no news.
+            let agents = self.agents().await?;
+            let mut news = agents.clone();
+            for agent in &mut news {
+                // That it lives is no news, nor that time passes.
                 agent.last_heartbeat_time = None;
+                agent.config_lag = None;
+                agent.silence = None;
             }
-            if agents != shown {
+            if news != shown {
                 print_agents(output, &agents)?;
                 output::line("");
-                shown = agents;
+                shown = news;
             }
             sleep(PERIOD).await;
         }
@@ -230,25 +233,36 @@ fn print_agents(output: Output, agents: &[Agent]) -> anyhow::Result<()> {
         return Ok(());
     }
     let header = [
-        "NAME", "STATE", "WEIGHT", "SLOTS", "ARRIVING", "LEAVING", "PENDING", "REVISION",
-        "VERSION", "ADDRESS",
+        "NAME", "STATE", "ZONE", "WEIGHT", "SLOTS", "ARRIVING", "LEAVING", "PENDING", "REVISION",
+        "BEHIND", "SILENT", "VERSION", "ADDRESS",
     ];
     let rows = agents.iter().map(|it| {
         vec![
             it.name.clone(),
             it.state().as_str_name().to_owned(),
+            it.zone.clone(),
             it.weight.to_string(),
             it.slot_count.to_string(),
             it.arriving_slot_count.to_string(),
             it.leaving_slot_count.to_string(),
             it.pending_delivery_count.to_string(),
             it.applied_revision.to_string(),
+            age(it.config_lag),
+            age(it.silence),
             it.version.clone(),
             it.address.clone(),
         ]
     });
     output::table(&header, rows);
     Ok(())
+}
+
+/// Whole seconds; `-` where there is nothing to wait for.
+fn age(duration: Option<prost_types::Duration>) -> String {
+    match duration.map_or(0, |it| it.seconds) {
+        0 => "-".to_owned(),
+        seconds => format!("{seconds}s"),
+    }
 }
 
 fn print_store(output: Output, store: &StoreStatus) -> anyhow::Result<()> {

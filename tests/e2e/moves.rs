@@ -217,6 +217,7 @@ async fn operators_drain_freeze_and_pin() {
     let start = |id: &str| {
         let mut command = agent_command(&dir.path().join(id), plane.address);
         command.args(["--agent-id", id]);
+        command.env("HOOKFLEET_ZONE", "north");
         Process::start(command, "127.0.0.1:0")
     };
     let (first, second) = (start("first"), start("second"));
@@ -247,7 +248,43 @@ async fn operators_drain_freeze_and_pin() {
     let status = fleet(&["status"]);
     let n_agents = status.matches("http://127.0.0.1").count();
     assert!(n_agents == 3 && status.contains("LEAVING"), "{status}");
+    assert!(status.matches("north").count() == 3, "{status}");
+    assert!(status.contains("BEHIND") && status.contains("SILENT"));
     fleet(&["unfreeze"]);
     shares(&admin, &[341, 341, 342]).await;
     drop((first, second, third));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_that_is_down_is_not_waited_for_although_it_is_half_the_fleet() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let mut command = hookfleet();
+    command.args(["control-plane", "--etcd", etcd.endpoint()]);
+    command.args(["--agent-hold-seconds", "1", "--join-ramp-seconds", "1"]);
+    let key = dir.path().join("secrets.key");
+    command.arg("--key-file").arg(key);
+    let plane = Process::start(command, "127.0.0.1:0");
+    let admin = plane.channel();
+    let start = |id: &str, zone: &str| {
+        let mut command = agent_command(&dir.path().join(id), plane.address);
+        command.args(["--agent-id", id, "--zone", zone]);
+        Process::start(command, "127.0.0.1:0")
+    };
+    let down = [start("a", "north"), start("b", "north")];
+    let up = [start("c", "east"), start("d", "west")];
+    shares(&admin, &[256; 4]).await;
+    for agent in down {
+        agent.kill();
+    }
+    // Without zones, half of a fleet would be waited for for ten minutes.
+    shares(&admin, &[512, 512]).await;
+    let mut fleet = FleetServiceClient::new(admin.clone());
+    let agents = fleet.list_agents(ListAgentsRequest::default()).await;
+    let zones = agents.unwrap().into_inner().agents.into_iter();
+    assert_eq!(
+        zones.map(|it| it.zone).collect::<Vec<_>>(),
+        ["east", "west"]
+    );
+    drop(up);
 }

@@ -9,6 +9,7 @@ use hookfleet_proto::v1::{
     store_status::State,
 };
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::harness::{
@@ -161,4 +162,31 @@ async fn another_etcd_on_the_same_port_is_not_believed_and_the_right_one_is_agai
     fleet.standing(State::Followed).await;
     fleet.subscribe("new").await;
     fleet.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_found_nobody_better_while_etcd_is_away_is_kept() {
+    let fleet = Fleet::start().await;
+    fleet.etcd.pause();
+    let agent = &fleet.agent;
+    let connected = async |n: usize| {
+        eventually("connected", PATIENCE, || async {
+            let found = agent.n_logged("connected to the control plane");
+            (found == n).then_some(()).ok_or(found)
+        })
+        .await;
+    };
+    connected(2).await;
+    assert_eq!(agent.n_logged("asked to reconnect"), 1);
+    let again = eventually("sent elsewhere again", PATIENCE, || async {
+        let n_sent = agent.n_logged("asked to reconnect");
+        (n_sent > 1).then_some(()).ok_or(n_sent)
+    });
+    // The first time took ten.
+    let again = timeout(Duration::from_secs(13), again).await;
+    assert!(again.is_err(), "it stays");
+    assert_eq!(fleet.publish("old", "while away").await, 1);
+    fleet.etcd.resume();
+    fleet.subscribe("new").await;
+    assert_eq!(agent.n_logged("asked to reconnect"), 1);
 }

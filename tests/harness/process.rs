@@ -51,6 +51,8 @@ pub fn control_plane(dir: &Path, etcd: &str, listen: &str) -> Process {
     let mut command = hookfleet();
     command.args(["control-plane", "--etcd", etcd, "--allow-loopback-targets"]);
     command.arg("--key-file").arg(dir.join("secrets.key"));
+    // What joins is whole at once, unless a test is about how it comes to be.
+    command.args(["--join-ramp-seconds", "0"]);
     Process::start(command, listen)
 }
 
@@ -145,8 +147,13 @@ impl Process {
 
     /// Whether it has logged a line with this in it.
     pub fn has_logged(&self, text: &str) -> bool {
+        self.n_logged(text) > 0
+    }
+
+    /// How many lines with this in it it has logged.
+    pub fn n_logged(&self, text: &str) -> usize {
         let lines = self.lines.lock().expect("no panic");
-        lines.iter().any(|it| it.contains(text))
+        lines.iter().filter(|it| it.contains(text)).count()
     }
 
     /// Its number.

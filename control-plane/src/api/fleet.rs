@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use super::{Api, policy, respond, store};
 use crate::{
     keys,
-    model::agent::{self, SlotCounts},
+    model::agent::{self, Known, SlotCounts},
     placement, random,
 };
 
@@ -52,6 +52,7 @@ impl Agents {
             .owners
             .iter()
             .filter_map(|owner| owner.agent_id.parse().ok());
+        let now = api.clock.now();
         let (agents, more) = api.fleet(|fleet| {
             let known = fleet
                 .agents()
@@ -66,9 +67,15 @@ impl Agents {
             let page = known.by_ref().take(page_size);
             let page: Vec<_> = page
                 .map(|id| {
-                    let slots = slot_counts(&table, id);
-                    let view = agent::view(id, fleet.get(id), noted.get(id), slots);
-                    (id.clone(), view)
+                    let is_agent = |it: &&SlotOwner| it.agent_id == id.as_str();
+                    let known = Known {
+                        session: fleet.get(id),
+                        noted: noted.get(id),
+                        seen: fleet.seen(id),
+                        owner: table.owners.iter().find(is_agent),
+                        slots: slot_counts(&table, id),
+                    };
+                    (id.clone(), agent::view(id, known, now))
                 })
                 .collect();
             let more = known.next().is_some();

@@ -498,6 +498,18 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_has_an_older_version_is_right() {
+        let mut contents = contents(vec![put("tenant/a", 1), put("tenant/a", 7)]);
+        let item = Item {
+            mod_revision: 2,
+            value: Bytes::new(),
+        };
+        let list = [("tenant/a".to_owned(), item)];
+        contents.replace(list.into(), 9).unwrap();
+        assert_eq!(contents.get("tenant/a").map(|it| it.mod_revision), Some(2));
+    }
+
+    #[test]
     fn digests_are_those_of_what_agents_are_told() {
         let told = contents(vec![
             put("subscription/0001/a/s1", 1),

@@ -64,6 +64,11 @@ impl Found {
 // === impl Era ===
 
 impl Era {
+    #[cfg(test)]
+    pub(crate) fn named(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// The wire form.
     pub(crate) fn as_str(&self) -> &str {
         &self.0

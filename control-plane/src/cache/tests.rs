@@ -2,9 +2,10 @@
 
 use hookfleet_contract::digest::Part;
 use hookfleet_proto::{
-    fleet::ResourceType,
+    fleet::{ResourceType, StoredAcceptance},
     v1::{AcceptStoreRequest, GetStoreStatusRequest, fleet_service_server::FleetService as _},
 };
+use prost::Message as _;
 use tempfile::TempDir;
 use tonic::Request;
 
@@ -151,6 +152,56 @@ async fn a_store_that_an_agent_knows_to_have_been_further_is_not_believed() {
     plane.api.cache.witness(1_000_000);
     eventually("guarded", || async {
         plane.api.cache.is_guarded().then_some(())
+    })
+    .await;
+    // What agents knew of it was before.
+    let era = plane.api.cache.read(|contents| contents.era().to_string());
+    let accepting = Request::new(AcceptStoreRequest { era });
+    ok(Agents(Arc::clone(&plane.api)).accept_store(accepting).await);
+    eventually("followed", || async {
+        (standing(&plane) == "Followed").then_some(())
+    })
+    .await;
+}
+
+fn standing(plane: &Plane) -> String {
+    format!("{:?}", plane.api.cache.standing())
+}
+
+#[tokio::test]
+async fn a_store_that_is_another_one_is_not_believed_however_alike() {
+    let (_dir, store) = lossy().await;
+    let plane = audited(store.clone()).await;
+    store.become_another();
+    eventually("guarded", || async {
+        standing(&plane)
+            .contains("it is another store")
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_acceptance_counts_only_for_those_who_know_what_it_was_instead_of() {
+    let (_dir, store) = lossy().await;
+    let plane = audited(store.clone()).await;
+    let era = || plane.api.cache.read(|contents| contents.era().to_string());
+    let accept = async |id: &str, supersedes: String| {
+        let id = id.to_owned();
+        let acceptance = StoredAcceptance { id, supersedes }.encode_to_vec();
+        let txn = Txn::new().put(keys::ACCEPTANCE, acceptance);
+        store.commit(txn).await.unwrap();
+    };
+    let before = era();
+    accept("one", "somebody else's".to_owned()).await;
+    eventually("guarded", || async {
+        plane.api.cache.is_guarded().then_some(())
+    })
+    .await;
+    assert_eq!(era(), before);
+    accept("two", before).await;
+    eventually("followed in its era", || async {
+        (standing(&plane) == "Followed" && era().ends_with("-two")).then_some(())
     })
     .await;
 }

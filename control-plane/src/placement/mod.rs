@@ -8,15 +8,21 @@
 mod absence;
 mod policy;
 mod quota;
+mod ramp;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hookfleet_contract::name::AgentId;
+use hookfleet_contract::{name::AgentId, zone::Zone};
 use hookfleet_proto::fleet::{Leftovers, SlotTable};
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::{absence::Absences, policy::Policy, table::owner, table::previous};
+pub(crate) use self::{
+    absence::{Absences, Zones},
+    policy::Policy,
+    ramp::{Arrivals, Ramp},
+    table::{owner, previous},
+};
 use self::{quota::quotas, table::Placed};
 
 /// The weight of an agent that names none.
@@ -40,6 +46,12 @@ pub(crate) struct Problem {
 pub(crate) struct Member {
     /// Where it takes events.
     pub(crate) address: String,
+    /// Where it runs, as far as failures are shared.
+    pub(crate) zone: Option<Zone>,
+    /// Of its process.
+    pub(crate) incarnation: String,
+    /// How much of its share others may give it by now.
+    pub(crate) ramp: Ramp,
     /// Its share of the slots, beside the weights of others; 0 if it is to have none.
     pub(crate) weight: u32,
     /// What it still has of slots that it does not own, as it last said.
@@ -66,8 +78,16 @@ pub(crate) fn solve(problem: &Problem, last: &SlotTable) -> Option<SlotTable> {
             problem.agents.keys().map(|id| (id, 0)).collect();
         let n_kept_for_absent = place_kept(problem, &placed, &mut counts);
         let quotas = quotas(placed.len() - n_kept_for_absent, &problem.agents, &counts);
-        shed(&mut placed, &problem.policy.pins, &mut counts, &quotas);
-        assign(&mut placed, &mut counts, &quotas);
+        // Orphans have nobody, and whoever leaves waits for others: that does not wait for a ramp.
+        let leaving = problem.by_agent(|agent, member| match member.weight {
+            0 => quotas[agent],
+            _ => usize::MAX,
+        });
+        let ramped = problem.by_agent(|agent, member| member.ramp.limit(quotas[agent]));
+        for (kept, limits) in [(&leaving, &quotas), (&quotas, &ramped)] {
+            shed(&mut placed, &problem.policy.pins, &mut counts, kept, limits);
+            assign(&mut placed, &mut counts, limits);
+        }
     }
     let next = table::write(problem, &placed, last);
     (next != *last).then_some(next)
@@ -78,6 +98,11 @@ pub(crate) fn solve(problem: &Problem, last: &SlotTable) -> Option<SlotTable> {
 impl Problem {
     fn is_there(&self, agent: &AgentId) -> bool {
         self.agents.contains_key(agent)
+    }
+
+    fn by_agent(&self, count: impl Fn(&AgentId, &Member) -> usize) -> BTreeMap<&AgentId, usize> {
+        let agents = self.agents.iter();
+        agents.map(|(id, it)| (id, count(id, it))).collect()
     }
 
     /// Whether an agent may still have deliveries of a slot that it lost by this version of the table at the latest.
@@ -127,24 +152,25 @@ fn place_kept<'a>(
     n_absent
 }
 
-/// Takes slots from agents that have more than their quota, no more than others have room for.
+/// Takes slots from agents that have more than they may keep, no more than others have room for up to their limits.
 fn shed(
     placed: &mut [Placed],
     pins: &BTreeMap<u16, AgentId>,
     counts: &mut BTreeMap<&AgentId, usize>,
-    quotas: &BTreeMap<&AgentId, usize>,
+    kept: &BTreeMap<&AgentId, usize>,
+    limits: &BTreeMap<&AgentId, usize>,
 ) {
-    let room = |(agent, quota): (&&AgentId, &usize)| quota.saturating_sub(counts[agent]);
+    let room = |(agent, limit): (&&AgentId, &usize)| limit.saturating_sub(counts[agent]);
     let n_orphans = placed.iter().filter(|it| it.owner.is_none()).count();
-    let mut room = quotas
+    let mut room = limits
         .iter()
         .map(room)
         .sum::<usize>()
         .saturating_sub(n_orphans);
-    let receivers: Vec<&AgentId> = quotas
+    let receivers: Vec<&AgentId> = limits
         .keys()
         .copied()
-        .filter(|agent| counts[agent] < quotas[agent])
+        .filter(|agent| counts[agent] < limits[agent])
         .collect();
     // Those that fit a receiver best go first, so that an agent that comes back gets most of what it had.
     let mut movable: Vec<(i128, u16)> = (0..)
@@ -164,7 +190,7 @@ fn shed(
         let placed = &mut placed[usize::from(slot)];
         let Some(owner) = &placed.owner else { continue };
         let count = counts.get_mut(owner);
-        if let Some(count) = count.filter(|count| **count > quotas[owner]) {
+        if let Some(count) = count.filter(|count| **count > kept[owner]) {
             *count -= 1;
             room -= 1;
             placed.previous = placed.owner.take();
@@ -172,11 +198,11 @@ fn shed(
     }
 }
 
-/// Gives slots without an owner to agents below their quota, each to the one that it fits best.
+/// Gives slots without an owner to agents below their limits, each to the one that it fits best.
 fn assign(
     placed: &mut [Placed],
     counts: &mut BTreeMap<&AgentId, usize>,
-    quotas: &BTreeMap<&AgentId, usize>,
+    limits: &BTreeMap<&AgentId, usize>,
 ) {
     for (slot, placed) in (0..).zip(placed) {
         if placed.owner.is_some() {
@@ -184,7 +210,7 @@ fn assign(
         }
         let fitting = counts
             .iter_mut()
-            .filter(|(agent, count)| **count < quotas[**agent])
+            .filter(|(agent, count)| **count < limits[**agent])
             .max_by_key(|(agent, _)| score(slot, agent));
         if let Some((agent, count)) = fitting {
             *count += 1;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hookfleet_contract::name::AgentId;
+use hookfleet_contract::{name::AgentId, zone::Zone};
 use hookfleet_proto::fleet::{SlotOwner, SlotTable};
 
 use super::Problem;
@@ -49,11 +49,19 @@ pub(super) fn read(table: &SlotTable, slot_count: u16) -> Vec<Placed> {
 
 /// The table that follows `last`; the same if nothing is different.
 pub(super) fn write(problem: &Problem, placed: &[Placed], last: &SlotTable) -> SlotTable {
-    let address_of = |id: &AgentId| match problem.agents.get(id) {
-        Some(member) => member.address.clone(),
+    let entry_of = |id: &AgentId| match problem.agents.get(id) {
+        Some(member) => SlotOwner {
+            agent_id: id.to_string(),
+            address: member.address.clone(),
+            zone: member
+                .zone
+                .as_ref()
+                .map(Zone::to_string)
+                .unwrap_or_default(),
+        },
         None => {
             let known = last.owners.iter().find(|it| it.agent_id == id.as_str());
-            known.map(|it| it.address.clone()).unwrap_or_default()
+            known.cloned().unwrap_or_default()
         }
     };
     let agents = placed.iter().flat_map(|it| [&it.owner, &it.previous]);
@@ -64,13 +72,7 @@ pub(super) fn write(problem: &Problem, placed: &[Placed], last: &SlotTable) -> S
     let place = |id: &Option<AgentId>| id.as_ref().map_or(0, |id| places[id]);
     let next = SlotTable {
         version: last.version,
-        owners: places
-            .keys()
-            .map(|id| SlotOwner {
-                agent_id: id.to_string(),
-                address: address_of(id),
-            })
-            .collect(),
+        owners: places.keys().map(|id| entry_of(id)).collect(),
         slot_owners: placed.iter().map(|it| place(&it.owner)).collect(),
         epochs: placed.iter().map(|it| it.epoch).collect(),
         slot_previous: placed.iter().map(|it| place(&it.previous)).collect(),

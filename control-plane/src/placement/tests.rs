@@ -1,12 +1,15 @@
 //! What the README promises, over random fleets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hookfleet_contract::name::AgentId;
 use hookfleet_proto::fleet::{Leftovers, SlotTable};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
-use super::{Member, Policy, Problem, owner, previous, solve};
+use super::{Member, Policy, Problem, Ramp, owner, previous, solve};
 
 fn id(number: u32) -> AgentId {
     format!("a{number}").parse().unwrap()
@@ -16,7 +19,7 @@ fn member(id: &AgentId, weight: u32) -> Member {
     Member {
         address: format!("http://{id}:1"),
         weight,
-        leftovers: Leftovers::default(),
+        ..Member::default()
     }
 }
 
@@ -223,6 +226,130 @@ fn a_new_address_is_no_new_owner() {
     assert_eq!((next.version, &next.epochs), (2, &table.epochs));
     assert_eq!(next.owners[0].address, "http://elsewhere:1");
     assert_eq!(solve(&settled(moved, &next), &next), None);
+}
+
+/// The problem when these agents have joined so many steps ago.
+fn joining(mut problem: Problem, numbers: &[u32], n_steps: u32) -> Problem {
+    let step = Duration::from_secs(1);
+    for number in numbers {
+        let member = problem.agents.get_mut(&id(*number)).unwrap();
+        member.ramp = Ramp::after(step * n_steps, step);
+    }
+    problem
+}
+
+fn count(table: &SlotTable, number: u32) -> usize {
+    counts(table).get(id(number).as_str()).copied().unwrap_or(0)
+}
+
+#[test]
+fn a_newcomer_gets_its_share_in_quarters_and_no_slot_moves_twice() {
+    let before = solve(&equal([1, 2]), &SlotTable::default()).unwrap();
+    let mut table = before.clone();
+    for (n_steps, expected) in [86, 171, 256, 341].into_iter().enumerate() {
+        let n_steps = u32::try_from(n_steps).unwrap();
+        let ramped = joining(settled(equal([1, 2, 3]), &table), &[3], n_steps);
+        table = solve(&ramped, &table).unwrap();
+        assert_eq!(count(&table, 3), expected);
+        // Nothing more before the next step is due, even when everything is at rest.
+        table = settle(&ramped, table);
+        assert_eq!(solve(&settled(ramped, &table), &table), None);
+    }
+    assert_eq!(n_moved(&before, &table), 341);
+    assert_eq!(table.epochs.iter().sum::<i64>(), 1024 + 341);
+}
+
+#[test]
+fn a_ramp_holds_up_neither_orphans_nor_what_somebody_leaves() {
+    let first = joining(equal([1]), &[1], 0);
+    let alone = solve(&first, &SlotTable::default()).unwrap();
+    assert_eq!(count(&alone, 1), 1024, "of a new cluster");
+
+    let before = solve(&equal([1, 2]), &SlotTable::default()).unwrap();
+    let lost = joining(problem(1024, &[(1, 100), (3, 100)], &[2]), &[3], 0);
+    let after = solve(&settled(lost, &before), &before).unwrap();
+    assert_eq!((count(&after, 1), count(&after, 3)), (512, 512));
+
+    let drained = problem(1024, &[(1, 100), (2, 0), (3, 100)], &[]);
+    let drained = joining(settled(drained, &before), &[3], 0);
+    let after = solve(&drained, &before).unwrap();
+    assert_eq!((count(&after, 1), count(&after, 3)), (512, 512));
+}
+
+#[test]
+fn newcomers_have_ramps_of_their_own_and_one_that_goes_again_leaves_the_rest_as_it_was() {
+    let before = solve(&equal([1]), &SlotTable::default()).unwrap();
+    let two = joining(settled(equal([1, 2, 3, 4]), &before), &[2, 3], 0);
+    let two = joining(two, &[4], 1);
+    let two = solve(&two, &before).unwrap();
+    assert_eq!([2, 3, 4].map(|it| count(&two, it)), [64, 64, 128]);
+    // Number 3 is gone for good, and others are on their way still.
+    let rest = problem(1024, &[(1, 100), (2, 100), (4, 100)], &[3]);
+    let rest = joining(settled(rest, &two), &[2, 4], 1);
+    let next = solve(&rest, &two).unwrap();
+    // What number 3 had does not wait; beyond that each has half of 341 at most.
+    let kept = |number: u32| {
+        let is_its =
+            |table, slot| owner(table, slot).is_some_and(|it| it.agent_id == id(number).as_str());
+        (0..1024)
+            .filter(|it| is_its(&two, *it) && is_its(&next, *it))
+            .count()
+    };
+    assert_eq!([2, 4].map(kept), [64, 128]);
+    assert_eq!(counts(&next).get("a3"), None);
+    assert!([2, 4].iter().all(|it| count(&next, *it) <= 171 + 64));
+    let whole = settled(problem(1024, &[(1, 100), (2, 100), (4, 100)], &[3]), &next);
+    let whole = solve(&whole, &next).unwrap();
+    assert_eq!([1, 2, 4].map(|it| count(&whole, it)), [342, 341, 341]);
+}
+
+/// Fleets that grow at random, with ramps of their own: nobody has more of others' slots than its ramp allows, and in
+/// the end exactly the least has moved.
+#[test]
+fn random_newcomers_take_no_more_than_their_ramps_allow_and_the_least_in_all() {
+    for seed in 0..40 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let n_old = rng.random_range(1..6);
+        let old: Vec<(u32, u32)> = (0..n_old)
+            .map(|it| (it, rng.random_range(1..=4) * 50))
+            .collect();
+        let before = solve(&problem(1024, &old, &[]), &SlotTable::default()).unwrap();
+        let new: Vec<u32> = (n_old..n_old + rng.random_range(1..4)).collect();
+        let weights = new.iter().map(|it| (*it, rng.random_range(1..=4) * 50));
+        let all: Vec<(u32, u32)> = old.iter().copied().chain(weights).collect();
+        let last = settled(problem(1024, &all, &[]), &before);
+        let shares = solve(&last, &before).unwrap();
+        let mut table = before.clone();
+        for n_steps in 0..4 {
+            let ramped = joining(settled(last.clone(), &table), &new, n_steps);
+            table = solve(&ramped, &table).unwrap_or(table);
+            for number in &new {
+                let most = count(&shares, *number) * (n_steps as usize + 1);
+                let has = count(&table, *number);
+                assert_eq!(has, most.div_ceil(4), "seed {seed} step {n_steps}");
+            }
+            table = settle(&ramped, table);
+        }
+        check(&last, &before, &table, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn a_zone_is_known_while_its_agent_is_away() {
+    let mut there = equal([1, 2]);
+    there.agents.get_mut(&id(2)).unwrap().zone = Some("x".parse().unwrap());
+    let table = solve(&there, &SlotTable::default()).unwrap();
+    let zones = |table: &SlotTable| -> Vec<String> {
+        table.owners.iter().map(|it| it.zone.clone()).collect()
+    };
+    assert_eq!(zones(&table), ["", "x"]);
+    let mut away = settled(equal([1]), &table);
+    away.agents.get_mut(&id(1)).unwrap().address = "http://elsewhere:1".to_owned();
+    let next = solve(&away, &table).unwrap();
+    assert_eq!(
+        (zones(&next), n_moved(&table, &next)),
+        (vec![String::new(), "x".to_owned()], 0)
+    );
 }
 
 /// Fleets that change at random, told at random of what was left: whatever happens, the promises hold.

@@ -1,7 +1,10 @@
-//! A store whose watches lose changes, as etcd's have (reference/control-plane.md §3.6): everything else is another
-//! store's. It passes the suite's cases of watches as long as it is told to lose nothing.
+//! A store whose watches lose changes, as etcd's have (reference/control-plane.md §3.6), and which can be another one from one
+//! moment to the next: everything else is another store's. It passes the suite's cases of watches as long as it is told to lose nothing.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_trait::async_trait;
 
@@ -12,12 +15,21 @@ use super::*;
 pub(crate) struct Lossy {
     store: Arc<dyn Store>,
     lost: Arc<Mutex<Option<String>>>,
+    is_another: AtomicBool,
 }
 
 impl Lossy {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        let lost = Arc::default();
-        Self { store, lost }
+        Self {
+            store,
+            lost: Arc::default(),
+            is_another: AtomicBool::default(),
+        }
+    }
+
+    /// The data are of another incarnation from now on, and look the same.
+    pub(crate) fn become_another(&self) {
+        self.is_another.store(true, Ordering::Relaxed);
     }
 
     /// The next change of this key is never heard of.
@@ -83,7 +95,11 @@ impl Store for Lossy {
     }
 
     async fn generation(&self) -> Result<Generation, Error> {
-        self.store.generation().await
+        let generation = self.store.generation().await?;
+        if self.is_another.load(Ordering::Relaxed) {
+            return Ok(Generation::new(0, uuid::Uuid::nil()));
+        }
+        Ok(generation)
     }
 }
 

@@ -8,6 +8,8 @@ mod error;
 mod txn;
 mod watch;
 
+#[cfg(test)]
+pub(crate) mod deaf;
 pub mod embedded;
 pub mod etcd;
 #[cfg(test)]

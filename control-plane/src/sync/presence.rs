@@ -2,7 +2,7 @@
 //! ends the note outlives it by the life of a lease, so that a short interruption is none.
 //!
 //! **Invariant:** an agent whose session goes on has a note. One that cannot be noted is told to go elsewhere while its
-//! last note still stands, and what an older session wrote over it elsewhere is put right before that one's lease ends.
+//! last note still stands, once; if it finds nobody better it is kept. What an older session wrote over it elsewhere is put right before that one's lease ends.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -25,6 +25,9 @@ const LIFE: Duration = Duration::from_secs(15);
 const PERIOD: Duration = Duration::from_secs(5);
 /// How long the store may be out of reach before the agent is sent elsewhere. It has the rest of the lease for that.
 const BLIND: Duration = Duration::from_secs(10);
+/// The same for an agent that was sent elsewhere and is back: nobody has the store, or nobody else is there. It looks
+/// again now and then, because somebody else may have the store first.
+const BLIND_AGAIN: Duration = Duration::from_secs(300);
 /// Between notes. Slots that move wait for them.
 const LEAST: Duration = Duration::from_millis(250);
 /// Between attempts while the store is away.
@@ -43,6 +46,8 @@ pub(crate) struct Presence {
     is_behind: bool,
     /// When the store last answered.
     answered: Instant,
+    /// How long it may be silent.
+    patience: Duration,
 }
 
 /// The store has been out of reach for too long.
@@ -58,11 +63,12 @@ enum Error {
 // === impl Presence ===
 
 impl Presence {
-    /// The note that is to follow `agent`.
+    /// The note that is to follow `agent`, which may be back because it has found no better control plane.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         id: AgentId,
         agent: watch::Receiver<StoredAgent>,
+        is_back: bool,
     ) -> Self {
         Self {
             store,
@@ -72,6 +78,7 @@ impl Presence {
             revision: 0,
             is_behind: true,
             answered: Instant::now(),
+            patience: if is_back { BLIND_AGAIN } else { BLIND },
         }
     }
 
@@ -156,9 +163,10 @@ impl Presence {
         &mut self,
         call: impl Future<Output = Result<T, store::Error>>,
     ) -> Result<T, Error> {
-        let answer = timeout_at(self.answered + BLIND, call).await;
+        let answer = timeout_at(self.answered + self.patience, call).await;
         let answer = answer.map_err(|_| Error::Blind)?.map_err(Error::Store)?;
         self.answered = Instant::now();
+        self.patience = BLIND;
         Ok(answer)
     }
 }
@@ -166,7 +174,7 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Embedded, embedded::Retention};
+    use crate::store::{Embedded, deaf::Deaf, embedded::Retention};
 
     struct Noted {
         store: Arc<dyn Store>,
@@ -182,7 +190,7 @@ mod tests {
         let sender = watch::Sender::new(version("1"));
         let id = "a".parse().unwrap();
         Noted {
-            presence: Presence::new(Arc::clone(&store), id, sender.subscribe()),
+            presence: Presence::new(Arc::clone(&store), id, sender.subscribe(), false),
             store,
             sender,
             _dir: dir,
@@ -254,5 +262,24 @@ mod tests {
             Blind = presence.keep() => panic!("the store answers"),
             () = overwritten => {}
         }
+    }
+
+    /// For how long a store that answers nothing, or no longer, is waited for.
+    async fn patience(is_back: bool, n_answers: usize) -> Duration {
+        let sender = watch::Sender::new(version("1"));
+        let store = Arc::new(Deaf::after(n_answers));
+        let id = "a".parse().unwrap();
+        let mut presence = Presence::new(store, id, sender.subscribe(), is_back);
+        let started = Instant::now();
+        let Blind = presence.keep().await;
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_found_nobody_better_is_kept_while_the_store_is_away() {
+        assert_eq!(patience(false, 0).await, BLIND);
+        assert_eq!(patience(true, 0).await, BLIND_AGAIN);
+        // Once the store has answered, the next time is the first again.
+        assert_eq!(patience(true, 1).await, BLIND);
     }
 }

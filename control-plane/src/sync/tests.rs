@@ -1,6 +1,6 @@
 //! Agents and a control plane on a real store, without a network between them.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     digest::{Digests, Part, digest},
@@ -9,11 +9,11 @@ use hookfleet_contract::{
 use hookfleet_proto::{
     fleet::{
         Ack, Heartbeat, Hello, PartDigest, Rejection, ResourceType, SlotOwner, SlotTable,
-        SuspendReport, SyncRequest, SyncResponse, Update, resource::Body,
-        sync_request::Message as Said, sync_response::Message as Told,
+        StoredAgent, StoredPolicy, SuspendReport, SyncRequest, SyncResponse, Update,
+        resource::Body, sync_request::Message as Said, sync_response::Message as Told,
     },
     v1::{
-        GetPlacementRequest, ListAgentsRequest, Tenant, UpdateTenantRequest, agent,
+        self, GetPlacementRequest, ListAgentsRequest, Tenant, UpdateTenantRequest, agent,
         fleet_service_server::FleetService as _,
         subscription::{State, SuspendReason},
         tenant_service_server::TenantService as _,
@@ -26,7 +26,7 @@ use tonic::{Code, Request, Status};
 use crate::{
     api::{
         fleet::Agents,
-        tests::{Plane, eventually, hello, ok, orders, refused},
+        tests::{Plane, eventually, hello, ok, orders, refused, violations},
     },
     clock::Clock,
     keys,
@@ -116,6 +116,13 @@ async fn plane() -> Plane {
     let plane = Plane::start_with(|config| config.clock = Clock::system()).await;
     plane.tenant("a").await;
     plane
+}
+
+async fn agents(plane: &Plane) -> Vec<v1::Agent> {
+    let listed = Agents(Arc::clone(&plane.api))
+        .list_agents(Request::new(ListAgentsRequest::default()))
+        .await;
+    ok(listed).agents
 }
 
 async fn until_state(plane: &Plane, state: State) {
@@ -226,6 +233,7 @@ async fn a_subscription_of_a_spread_tenant_is_active_once_every_owner_has_answer
     table.owners.push(SlotOwner {
         agent_id: "two".to_owned(),
         address: "http://two".to_owned(),
+        ..SlotOwner::default()
     });
     table.slot_owners[usize::from(shard.slot(1024).0)] = 2;
     table.version += 1;
@@ -355,11 +363,24 @@ async fn the_newer_session_of_an_agent_ends_the_older() {
 }
 
 #[tokio::test]
-async fn a_second_agent_owns_nothing_while_the_first_is_there_and_hears_of_the_owner() {
+async fn a_second_agent_owns_nothing_while_the_placement_is_frozen_and_hears_of_the_owner() {
     let plane = plane().await;
     plane.subscribe("a", "s", orders()).await;
     let mut first = Agent::connect(&plane, hello("one")).await;
     first.sync().await;
+    let frozen = StoredPolicy {
+        frozen: true,
+        ..StoredPolicy::default()
+    };
+    let txn = Txn::new().put(keys::POLICY, frozen.encode_to_vec());
+    plane.store.commit(txn).await.unwrap();
+    eventually("frozen", || async {
+        plane
+            .api
+            .cache
+            .read(|contents| contents.get(keys::POLICY).map(drop))
+    })
+    .await;
     let mut second = Agent::connect(&plane, hello("two")).await;
     let (updates, _) = second.sync().await;
     assert_eq!(updates[1].upserts[0].name, "tenants/a");
@@ -399,6 +420,161 @@ async fn a_second_agent_owns_nothing_while_the_first_is_there_and_hears_of_the_o
         (two.agents[0].slot_count, two.next_page_token.as_str()),
         (0, "")
     );
+}
+
+#[tokio::test]
+async fn a_newcomer_gets_its_share_a_quarter_at_a_time() {
+    let plane = Plane::start_with(|config| {
+        config.clock = Clock::system();
+        // Slots are placed once in a second when nothing else happens, so each step is seen.
+        config.join_ramp = Duration::from_secs(1);
+    })
+    .await;
+    let mut first = Agent::connect(&plane, hello("one")).await;
+    first.sync().await;
+    let _second = Agent::connect(&plane, hello("two")).await;
+    let shares = RefCell::new(Vec::new());
+    eventually("half of the slots", || async {
+        let agents = agents(&plane).await;
+        let share = agents.iter().find(|it| it.name == "agents/two")?.slot_count;
+        shares.borrow_mut().push(share);
+        (share == 512).then_some(())
+    })
+    .await;
+    let mut shares = shares.into_inner();
+    shares.dedup();
+    shares.retain(|share| *share > 0);
+    assert_eq!(shares, [128, 256, 384, 512]);
+}
+
+#[tokio::test]
+async fn an_agent_says_its_zone_and_it_is_known_when_it_is_gone() {
+    let plane = plane().await;
+    let here = Hello {
+        zone: "eu-1".to_owned(),
+        ..hello("one")
+    };
+    let mut agent = Agent::connect(&plane, here.clone()).await;
+    let (updates, _) = agent.sync().await;
+    assert_eq!(table(&updates).owners[0].zone, "eu-1");
+    let elsewhere = Hello {
+        zone: "eu/2".to_owned(),
+        ..here
+    };
+    let opened = plane.server.open(elsewhere, tokio_stream::empty()).await;
+    let fields = violations(opened.map(drop).map_err(Status::from));
+    assert_eq!(fields, ["hello.zone"]);
+    drop(agent);
+    eventually("gone", || async {
+        let agent = agents(&plane).await.pop()?;
+        (agent.state() == agent::State::Disconnected).then_some(())
+    })
+    .await;
+    let noted = agents(&plane).await.remove(0);
+    assert_eq!((noted.zone.as_str(), noted.silence), ("eu-1", None));
+    // Its lease is over.
+    plane
+        .store
+        .commit(Txn::new().delete("agent/one"))
+        .await
+        .unwrap();
+    eventually("silent", || async {
+        let agent = agents(&plane).await.remove(0);
+        let is_silent = agent.silence.is_some() && agent.last_heartbeat_time.is_some();
+        (is_silent && agent.zone == "eu-1" && agent.config_lag.is_none()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_answer_is_behind_for_everybody_to_see() {
+    let plane = plane().await;
+    let mut agent = Agent::connect(&plane, hello("one")).await;
+    agent.sync().await;
+    let lag = async || {
+        let agent = agents(&plane).await.remove(0);
+        Duration::try_from(agent.config_lag.unwrap()).unwrap()
+    };
+    eventually("up to date", || async {
+        lag().await.is_zero().then_some(())
+    })
+    .await;
+    plane.tenant("b").await;
+    let update = agent.next_update().await;
+    eventually("behind", || async {
+        (lag().await >= Duration::from_millis(20)).then_some(())
+    })
+    .await;
+    let noted = async || {
+        let (entry, _) = plane.store.get("agent/one").await.unwrap();
+        let noted = StoredAgent::decode(entry.unwrap().value).unwrap();
+        noted.behind_since.is_some()
+    };
+    assert!(!noted().await, "not for a moment's sake");
+    // It lives, and does not get on.
+    eventually("noted", || async {
+        agent.say(Said::Heartbeat(Heartbeat::default())).await;
+        noted().await.then_some(())
+    })
+    .await;
+    agent.ack(&update, Vec::new()).await;
+    eventually("no longer", || async {
+        (!noted().await && lag().await.is_zero()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_agent_applied_of_another_store_counts_for_nothing() {
+    let plane = plane().await;
+    let mut agent = Agent::connect(&plane, hello("one")).await;
+    agent.sync().await;
+    drop(agent);
+    let era = plane.api.cache.read(|contents| contents.era().to_string());
+    let noted = async |store_era: &str, applied_revision| {
+        let noted = StoredAgent {
+            applied_revision,
+            store_era: store_era.to_owned(),
+            ..StoredAgent::default()
+        };
+        let txn = Txn::new().put("agent/one", noted.encode_to_vec());
+        plane.store.commit(txn).await.unwrap();
+        eventually("noted", || async {
+            let agent = agents(&plane).await.remove(0);
+            let is_noted = agent.state() == agent::State::Disconnected
+                && agent.applied_revision == applied_revision;
+            is_noted.then_some(())
+        })
+        .await;
+    };
+    plane.subscribe("a", "s", orders()).await;
+    noted("another", 1_000_000).await;
+    assert_eq!(plane.get(NAME).await.unwrap().state(), State::Pending);
+    noted(&era, 1_000_001).await;
+    assert_eq!(plane.get(NAME).await.unwrap().state(), State::Active);
+}
+
+#[tokio::test]
+async fn a_store_that_is_behind_an_agent_is_not_believed() {
+    let plane = Plane::start_with(|config| {
+        config.clock = Clock::system();
+        config.slot_count = 16;
+        config.audit_period = Duration::from_millis(200);
+    })
+    .await;
+    let era = plane.api.cache.read(|contents| contents.era().to_string());
+    let ahead = Hello {
+        store_generation: era,
+        revision: 1_000_000,
+        ..hello("one")
+    };
+    let opened = plane.server.open(ahead, tokio_stream::empty()).await;
+    let reason = refused(opened.map(drop).map_err(Status::from)).1;
+    assert_eq!(reason, "BEHIND");
+    eventually("guarded", || async {
+        plane.api.cache.is_guarded().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -51,7 +51,9 @@ impl Driver {
         };
         let caller = self.caller.clone();
         self.tasks.spawn(async move {
-            end(completions, caller.call(attempt, subscription).await);
+            // Apart, because a task is moved about before it runs, and an attempt has 4 KiB.
+            let called = Box::pin(caller.call(attempt, subscription));
+            end(completions, called.await);
         });
     }
 

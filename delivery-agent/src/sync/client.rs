@@ -5,7 +5,7 @@
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
-use hookfleet_contract::subscription::Subscription;
+use hookfleet_contract::{subscription::Subscription, zone::Zone};
 use hookfleet_gateway::{auth::keyring::Keyring, peers::Dialer};
 use hookfleet_proto::{
     fleet::{
@@ -51,6 +51,8 @@ pub struct Identity {
     pub address: String,
     /// Its share of the slots, beside the weights of others.
     pub weight: i32,
+    /// Where it runs, as far as failures are shared.
+    pub zone: Option<Zone>,
 }
 
 /// What the client needs and feeds.
@@ -316,6 +318,7 @@ impl Client {
 
     fn hello(&self) -> Hello {
         let mirror = &self.config.mirror;
+        let zone = self.config.identity.zone.as_ref();
         Hello {
             cluster_id: mirror.cluster_id().to_owned(),
             agent_id: self.config.identity.agent_id.clone(),
@@ -326,6 +329,7 @@ impl Client {
             store_generation: mirror.store_generation().to_owned(),
             known_slots: mirror.known_slots(),
             weight: self.config.identity.weight,
+            zone: zone.map(ToString::to_string).unwrap_or_default(),
             has_strangers: self.config.has_strangers && !self.all_known,
         }
     }

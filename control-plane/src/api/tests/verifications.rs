@@ -242,6 +242,7 @@ async fn the_agent_of_the_slot_is_told_and_believed() {
         owners: vec![SlotOwner {
             agent_id: "a1".to_owned(),
             address: "http://127.0.0.1:7000".to_owned(),
+            zone: String::new(),
         }],
         slot_owners: vec![1; plane.api.slot_count.into()],
         epochs: vec![1; plane.api.slot_count.into()],

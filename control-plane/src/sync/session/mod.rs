@@ -10,6 +10,7 @@
 //! deliveries of, and those of tenants with several shards: of these every agent is told, so that any of them may own one
 //! of the shards, or have deliveries of it left.
 
+mod lag;
 mod round;
 mod spread;
 #[cfg(test)]
@@ -22,10 +23,11 @@ use std::{
 };
 
 use hookfleet_contract::{digest::Part, name::AgentId, time::Timestamp};
-use hookfleet_proto::fleet::{Ack, Leftovers, PartDigest, ResourceType, SlotTable};
+use hookfleet_proto::fleet::{Ack, Leftovers, PartDigest, ResourceType};
 
 use self::{
-    round::{Round, in_slots, is_told},
+    lag::Lag,
+    round::{Round, in_slots, is_told, owned_by},
     spread::Spread,
 };
 use crate::{
@@ -50,6 +52,7 @@ pub(crate) struct Session {
     stand: Option<Revision>,
     /// Everything that concerns the agent up to here was applied. Unlike the stand, it moves only with an answer.
     answered: Revision,
+    lag: Lag,
     /// The slots whose subscriptions the agent has.
     told: BTreeSet<u16>,
     /// Whose subscriptions it has besides.
@@ -142,6 +145,11 @@ impl Session {
             heartbeat,
             stand,
             answered: stand.unwrap_or(0),
+            lag: Lag::new(
+                contents.revision(),
+                stand.is_none_or(|stand| stand < contents.revision()),
+                now,
+            ),
             told: known,
             spread: Spread::at(stand, contents),
             left,
@@ -172,6 +180,11 @@ impl Session {
         self.answered
     }
 
+    /// Since when the agent has lacked something, by the time that is told here.
+    pub(crate) fn behind_since(&self) -> Option<Timestamp> {
+        self.lag.since()
+    }
+
     /// Whether the session goes on where an older one stood.
     pub(crate) fn goes_on(&self) -> bool {
         self.stand.is_some()
@@ -195,6 +208,7 @@ impl Session {
         {
             self.stand = Some(goal);
             self.answered = goal;
+            self.lag.end_round();
         }
     }
 
@@ -248,6 +262,8 @@ impl Session {
 
     /// What to do now; nothing until the contents, an answer or the time change.
     pub(crate) fn poll_command(&mut self, contents: &Contents, now: Timestamp) -> Option<Command> {
+        let in_round = self.round.is_some() || self.in_flight.is_some();
+        self.lag.see(contents.revision(), in_round, now);
         if self
             .in_flight
             .is_some_and(|it| now >= it.since + ACK_DEADLINE)
@@ -287,7 +303,7 @@ impl Session {
             return None;
         }
         if self.round.is_none() {
-            self.begin_round(contents);
+            self.begin_round(contents, now);
         }
         let round = self.round.as_mut()?;
         if round.is_at_slots() {
@@ -321,7 +337,7 @@ impl Session {
         Some(Command::Update(draft))
     }
 
-    fn begin_round(&mut self, contents: &Contents) {
+    fn begin_round(&mut self, contents: &Contents, now: Timestamp) {
         if self.mends != contents.mends() {
             self.mends = contents.mends();
             self.stand = None;
@@ -331,6 +347,7 @@ impl Session {
             return;
         }
         let Some(stand) = self.stand else {
+            self.lag.begin_anew(now);
             let owned = owned_by(&self.agent, contents.slot_table());
             self.told.extend(owned);
             self.spread = Spread::now(contents);
@@ -352,6 +369,7 @@ impl Session {
         keys.extend(self.spread.follow(contents));
         if keys.is_empty() {
             self.stand = Some(goal);
+            self.lag.end_round();
         } else {
             self.round = Some(Round::delta(contents, keys));
         }
@@ -370,17 +388,4 @@ impl Session {
         let is_due = self.bookmarked && now >= self.last_sent + self.heartbeat;
         is_due.then(|| Command::Bookmark(self.stand()))
     }
-}
-
-fn owned_by(agent: &AgentId, table: &SlotTable) -> BTreeSet<u16> {
-    let index = table
-        .owners
-        .iter()
-        .position(|owner| owner.agent_id == agent.as_str());
-    let place = index.and_then(|index| i32::try_from(index + 1).ok());
-    let slots = (0..).zip(&table.slot_owners);
-    slots
-        .filter(|(_, owner)| Some(**owner) == place)
-        .map(|(slot, _)| slot)
-        .collect()
 }

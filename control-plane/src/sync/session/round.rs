@@ -8,8 +8,8 @@ use std::{
     sync::Arc,
 };
 
-use hookfleet_contract::slot::Slot;
-use hookfleet_proto::fleet::ResourceType;
+use hookfleet_contract::{name::AgentId, slot::Slot};
+use hookfleet_proto::fleet::{ResourceType, SlotTable};
 
 use super::{Draft, spread};
 use crate::{
@@ -204,4 +204,18 @@ pub(super) fn in_slots<'a>(
 
 fn keys_with<'a>(contents: &'a Contents, prefix: &'a str) -> impl Iterator<Item = Arc<str>> {
     contents.with_prefix(prefix).map(|(key, _)| Arc::clone(key))
+}
+
+/// The slots of an agent.
+pub(super) fn owned_by(agent: &AgentId, table: &SlotTable) -> BTreeSet<u16> {
+    let index = table
+        .owners
+        .iter()
+        .position(|owner| owner.agent_id == agent.as_str());
+    let place = index.and_then(|index| i32::try_from(index + 1).ok());
+    let slots = (0..).zip(&table.slot_owners);
+    slots
+        .filter(|(_, owner)| Some(**owner) == place)
+        .map(|(slot, _)| slot)
+        .collect()
 }

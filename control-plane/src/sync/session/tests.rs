@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hookfleet_contract::{digest::digest, slot::slot_of};
 use hookfleet_proto::{
-    fleet::{SlotOwner, StoredTenant},
+    fleet::{SlotOwner, SlotTable, StoredTenant},
     v1::Tenant,
 };
 use prost::Message as _;
@@ -36,6 +36,7 @@ fn slots(mod_revision: Revision, owned: &[usize]) -> Change {
     let owner = |id: &str| SlotOwner {
         agent_id: id.to_owned(),
         address: String::new(),
+        zone: String::new(),
     };
     let table = SlotTable {
         version: mod_revision,
@@ -562,4 +563,91 @@ fn what_an_agent_has_of_spread_tenants_is_expected_of_it() {
     talk(&mut session, &contents);
     assert!(!says(&mut session, &contents, 0));
     assert!(says(&mut session, &contents, right));
+}
+
+#[test]
+fn an_agent_is_behind_since_the_oldest_change_that_it_has_not_answered() {
+    let later = |seconds| NOW + Duration::from_secs(seconds);
+    let mut contents = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    assert_eq!(session.behind_since(), Some(NOW));
+    talk(&mut session, &contents);
+    assert_eq!(session.behind_since(), None);
+
+    // What concerns others only is nothing that it lacks.
+    apply(&mut contents, vec![put("subscription/0003/b/s", 3, "s")]);
+    assert_eq!(session.poll_command(&contents, later(1)), None);
+    assert_eq!(session.behind_since(), None);
+
+    let told = |session: &mut Session, contents: &Contents, seconds| match session
+        .poll_command(contents, later(seconds))
+    {
+        Some(Command::Update(draft)) => draft.nonce,
+        other => panic!("{other:?}"),
+    };
+    apply(&mut contents, vec![put("tenant/a", 4, "b")]);
+    let nonce = told(&mut session, &contents, 2);
+    apply(&mut contents, vec![put("tenant/a", 5, "c")]);
+    assert_eq!(session.poll_command(&contents, later(3)), None);
+    apply(&mut contents, vec![put("tenant/a", 6, "d")]);
+    assert_eq!(session.poll_command(&contents, later(4)), None);
+    assert_eq!(session.behind_since(), Some(later(2)));
+    ack(&mut session, nonce);
+    assert_eq!(session.behind_since(), Some(later(3)));
+    let nonce = told(&mut session, &contents, 5);
+    ack(&mut session, nonce);
+    assert_eq!(session.behind_since(), None);
+}
+
+#[test]
+fn contents_that_were_wrong_are_told_again_in_full() {
+    let mut contents = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    contents.mended();
+    apply(&mut contents, vec![put("tenant/b", 3, "b")]);
+    let told = talk(&mut session, &contents);
+    let told: Vec<&str> = told.iter().map(String::as_str).collect();
+    let expected = [
+        "keys full last ->0",
+        "tenants full last ->0 a@1 b@3",
+        "subscriptions full last ->0",
+        "slots full last ->3 slots@2",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_session_ends_with_the_era_that_it_began_in() {
+    let mut before = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &before);
+    talk(&mut session, &before);
+    apply(&mut before, vec![put("tenant/a", 3, "b")]);
+    let mut after = Contents::new(Era::named("another"));
+    apply(&mut after, vec![put("tenant/a", 1, "c"), slots(2, &[0])]);
+    let told = session.poll_command(&after, NOW);
+    assert_eq!(told, Some(Command::Close(Reason::OtherStore)));
+}
+
+#[test]
+fn what_a_part_comes_to_is_not_compared_while_a_change_of_it_is_on_its_way() {
+    let mut contents = contents(vec![put("tenant/a", 1, "a"), slots(2, &[0])]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    let tenants = Part {
+        kind: ResourceType::Tenant,
+        slot: 0,
+    };
+    let said = |digest| PartDigest {
+        r#type: tenants.kind.into(),
+        slot: 0,
+        digest,
+    };
+    let had = contents.digest(tenants);
+    assert_eq!(session.handle_digests(&[said(had)], &contents), None);
+    apply(&mut contents, vec![put("tenant/a", 3, "b")]);
+    assert_eq!(session.handle_digests(&[said(had)], &contents), None);
+    talk(&mut session, &contents);
+    let wrong = session.handle_digests(&[said(had)], &contents);
+    assert_eq!(wrong, Some(tenants));
 }

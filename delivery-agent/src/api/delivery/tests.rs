@@ -526,6 +526,7 @@ fn owned() -> Slots {
         owners: vec![SlotOwner {
             agent_id: "agent".to_owned(),
             address: "http://127.0.0.1:1".to_owned(),
+            zone: String::new(),
         }],
         slot_owners: vec![1; 16],
         epochs: vec![1; 16],

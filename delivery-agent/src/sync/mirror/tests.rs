@@ -73,7 +73,10 @@ fn what_was_saved_and_cannot_be_applied_now_goes_from_the_disk_when_it_is_delete
     if let Some(Body::Subscription(spec)) = &mut bad.body {
         spec.subscription.as_mut().unwrap().callback_url = "ftp://a.com/".to_owned();
     }
-    mirror.restore(bad, &mut Applied::default());
+    mirror.restore(bad.clone(), &mut Applied::default());
+    // Whoever tells it again learns again that it cannot be applied.
+    let told = mirror.handle_update(full(vec![bad], true));
+    assert_eq!(told.ack.rejections.len(), 1);
     let deleted = mirror.handle_update(full(Vec::new(), true));
     assert_eq!(rows(&deleted), ["-a"]);
 }
