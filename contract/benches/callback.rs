@@ -15,7 +15,6 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hookfleet_contract::{
     event::{Event, Limits},
     format::render,
-    id::WebhookId,
     pattern::Pattern,
     signature::{Key, sign},
     time::Timestamp,
@@ -47,7 +46,7 @@ fn callback(criterion: &mut Criterion) {
         let body = render(&event, BodyMode::CeStructured, NOW).unwrap();
         let id = BenchmarkId::new("sign", n_bytes);
         criterion.bench_with_input(id, &body.bytes, |bencher, bytes| {
-            bencher.iter(|| sign(&keys, WebhookId([7; 16]), NOW, bytes, NOW));
+            bencher.iter(|| sign(&keys, "msg_BwcHBwcHBwcHBwcHBwcHBw", 1, bytes, NOW));
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{Engine as _, display::Base64Display, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
 use crate::name::TenantId;
@@ -47,7 +47,8 @@ impl WebhookId {
 
 impl fmt::Display for WebhookId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{WEBHOOK_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0))
+        let text = Base64Display::new(&self.0, &URL_SAFE_NO_PAD);
+        write!(f, "{WEBHOOK_PREFIX}{text}")
     }
 }
 

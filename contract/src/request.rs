@@ -80,15 +80,10 @@ pub(crate) fn signed(subscription: &Subscription, body: &Body, signing: &Signing
         HeaderMap::with_capacity(16 + body.headers.len() + subscription.headers.len());
     headers.insert(header::CONTENT_TYPE, body.content_type.clone());
     say_who(&mut headers);
-    headers.insert(WEBHOOK_ID, text(signing.webhook_id.to_string()));
-    headers.insert(WEBHOOK_TIMESTAMP, signing.now.unix_seconds().into());
-    let signature = signature::sign(
-        &subscription.keys,
-        signing.webhook_id,
-        signing.now,
-        &body.bytes,
-        signing.now,
-    );
+    let (id, timestamp) = (signing.webhook_id.to_string(), signing.now.unix_seconds());
+    let signature = signature::sign(&subscription.keys, &id, timestamp, &body.bytes, signing.now);
+    headers.insert(WEBHOOK_ID, text(id));
+    headers.insert(WEBHOOK_TIMESTAMP, timestamp.into());
     if let Some(signature) = signature {
         headers.insert(WEBHOOK_SIGNATURE, text(signature));
     }

@@ -14,7 +14,7 @@ use hookfleet_proto::v1::SignatureAlgorithm;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::{id::WebhookId, time::Timestamp};
+use crate::time::Timestamp;
 
 /// Shared secrets have this many bytes.
 const HMAC_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
@@ -52,27 +52,11 @@ pub struct Key {
 #[error("must be `whsec_` and base64 of 24 to 64 bytes, or `whsk_` and base64 of 32 or 64 bytes")]
 pub struct Error;
 
-/// The value of `webhook-signature`: `v1a` entries, then `v1` from the newest key to the oldest, with
-/// one space between. A verifier that reads only the last entry so goes on with the old secret for as
-/// long as it signs. `keys` are newest first; those that have expired at `now` do not sign.
+/// The value of `webhook-signature` over the webhook id, the seconds since the epoch and the body: `v1a` entries, then `v1`
+/// from the newest key to the oldest, with one space between. A verifier that reads only the last entry so goes on with the
+/// old secret for as long as it signs. `keys` are newest first; those that have expired at `now` do not sign.
 #[must_use]
-pub fn sign(
-    keys: &[Key],
-    id: WebhookId,
-    timestamp: Timestamp,
-    body: &[u8],
-    now: Timestamp,
-) -> Option<String> {
-    sign_text(keys, &id.to_string(), timestamp.unix_seconds(), body, now)
-}
-
-pub(crate) fn sign_text(
-    keys: &[Key],
-    id: &str,
-    timestamp: u64,
-    body: &[u8],
-    now: Timestamp,
-) -> Option<String> {
+pub fn sign(keys: &[Key], id: &str, timestamp: u64, body: &[u8], now: Timestamp) -> Option<String> {
     let active = || {
         let is_active = |key: &&Key| key.expire_time.is_none_or(|at| at > now);
         keys.iter().filter(is_active).map(|key| &key.secret)
@@ -80,11 +64,14 @@ pub(crate) fn sign_text(
     let asymmetric = active().filter(|it| matches!(it.0, Kind::Ed25519(_)));
     let symmetric = active().filter(|it| matches!(it.0, Kind::Hmac(_)));
     let timestamp = timestamp.to_string();
-    let entries: Vec<String> = asymmetric
-        .chain(symmetric)
-        .map(|secret| secret.sign(id, &timestamp, body))
-        .collect();
-    (!entries.is_empty()).then(|| entries.join(" "))
+    let mut entries = String::new();
+    for secret in asymmetric.chain(symmetric) {
+        if !entries.is_empty() {
+            entries.push(' ');
+        }
+        secret.sign(id, &timestamp, body, &mut entries);
+    }
+    (!entries.is_empty()).then_some(entries)
 }
 
 // === impl Secret ===
@@ -146,16 +133,18 @@ impl Secret {
         }
     }
 
-    /// One entry of `webhook-signature`.
-    fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
+    /// Adds an entry to a value of `webhook-signature`.
+    fn sign(&self, id: &str, timestamp: &str, body: &[u8], entries: &mut String) {
         match &self.0 {
             Kind::Hmac(secret) => {
                 let signature = mac(secret, id, timestamp, body).finalize().into_bytes();
-                format!("v1,{}", STANDARD.encode(signature))
+                entries.push_str("v1,");
+                STANDARD.encode_string(signature, entries);
             }
             Kind::Ed25519(key) => {
                 let signature = key.sign(&signed_content(id, timestamp, body));
-                format!("v1a,{}", STANDARD.encode(signature.to_bytes()))
+                entries.push_str("v1a,");
+                STANDARD.encode_string(signature.to_bytes(), entries);
             }
         }
     }

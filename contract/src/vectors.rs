@@ -15,7 +15,7 @@ use crate::{
     id::WebhookId,
     response::parse_retry_after,
     retry::{Policy, Schedule},
-    signature::{Key, Secret, sign_text},
+    signature::{self, Key, Secret},
     target::{Rules, Target},
     time::Timestamp,
 };
@@ -112,7 +112,7 @@ fn a_key_stops_signing_when_it_expires() {
         create_time: Timestamp(0),
         expire_time,
     };
-    let signed = |keys: &[Key], now| sign_text(keys, "msg_1", 1, b"{}", Timestamp(now));
+    let signed = |keys: &[Key], now| signature::sign(keys, "msg_1", 1, b"{}", Timestamp(now));
     let keys = [key(None), key(Some(Timestamp(1000)))];
     assert_eq!(signed(&keys, 999).unwrap().split(' ').count(), 2);
     assert_eq!(signed(&keys, 1000).unwrap().split(' ').count(), 1);
@@ -357,7 +357,7 @@ fn sign(secrets: &[&Secret], id: &str, timestamp: u64, body: &[u8]) -> String {
         expire_time: None,
     };
     let keys: Vec<Key> = secrets.iter().map(key).collect();
-    sign_text(&keys, id, timestamp, body, Timestamp(0)).unwrap()
+    signature::sign(&keys, id, timestamp, body, Timestamp(0)).unwrap()
 }
 
 fn seed() -> Secret {
