@@ -67,14 +67,14 @@ impl Part {
 // === impl Digests ===
 
 impl Digests {
-    /// A version of a resource comes in.
-    pub fn add(&mut self, part: Part, name: &str, revision: i64) {
-        self.change(part, |it| it.wrapping_add(digest(name, revision)));
+    /// A version of a resource, which has this digest, comes in.
+    pub fn add(&mut self, part: Part, digest: u64) {
+        self.change(part, |it| it.wrapping_add(digest));
     }
 
     /// A version of a resource that is in goes out.
-    pub fn remove(&mut self, part: Part, name: &str, revision: i64) {
-        self.change(part, |it| it.wrapping_sub(digest(name, revision)));
+    pub fn remove(&mut self, part: Part, digest: u64) {
+        self.change(part, |it| it.wrapping_sub(digest));
     }
 
     /// The digest of a part.
@@ -93,7 +93,9 @@ impl Digests {
     }
 }
 
-fn digest(name: &str, revision: i64) -> u64 {
+/// The digest of a version of a resource by itself.
+#[must_use]
+pub fn digest(name: &str, revision: i64) -> u64 {
     let digest = Sha256::new()
         .chain_update(revision.to_be_bytes())
         .chain_update(name)
@@ -114,16 +116,16 @@ mod tests {
     #[test]
     fn equal_sets_have_equal_digests_whatever_their_past() {
         let (mut one, mut other) = (Digests::default(), Digests::default());
-        one.add(TENANTS, "tenants/a", 1);
-        one.add(TENANTS, "tenants/b", 2);
-        other.add(TENANTS, "tenants/b", 1);
-        other.add(TENANTS, "tenants/a", 1);
+        one.add(TENANTS, digest("tenants/a", 1));
+        one.add(TENANTS, digest("tenants/b", 2));
+        other.add(TENANTS, digest("tenants/b", 1));
+        other.add(TENANTS, digest("tenants/a", 1));
         assert_ne!(one, other);
-        other.remove(TENANTS, "tenants/b", 1);
-        other.add(TENANTS, "tenants/b", 2);
+        other.remove(TENANTS, digest("tenants/b", 1));
+        other.add(TENANTS, digest("tenants/b", 2));
         assert_eq!(one, other);
-        one.remove(TENANTS, "tenants/a", 1);
-        one.remove(TENANTS, "tenants/b", 2);
+        one.remove(TENANTS, digest("tenants/a", 1));
+        one.remove(TENANTS, digest("tenants/b", 2));
         assert_eq!(one, Digests::default());
     }
 

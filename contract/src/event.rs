@@ -150,16 +150,20 @@ impl Event {
     /// An attribute that is a text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        match self.attribute(name)? {
-            Attr::CeString(text) | Attr::CeUri(text) | Attr::CeUriRef(text) => Some(text),
-            Attr::CeBoolean(_) | Attr::CeInteger(_) | Attr::CeBytes(_) | Attr::CeTimestamp(_) => {
-                None
-            }
-        }
+        text(&self.0, name)
     }
 
     fn attribute(&self, name: &str) -> Option<&Attr> {
         self.0.attributes.get(name)?.attr.as_ref()
+    }
+}
+
+/// An attribute that is a text, of an event that need not be a good one.
+#[must_use]
+pub fn text<'a>(event: &'a CloudEvent, name: &str) -> Option<&'a str> {
+    match event.attributes.get(name)?.attr.as_ref()? {
+        Attr::CeString(text) | Attr::CeUri(text) | Attr::CeUriRef(text) => Some(text),
+        Attr::CeBoolean(_) | Attr::CeInteger(_) | Attr::CeBytes(_) | Attr::CeTimestamp(_) => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What Hookfleet promises a receiver: subscription + event + time → the exact request; response →
 //! outcome → next attempt. Pure: no IO, no clock, no randomness.
 //!
-//! - [`time`], [`name`], [`id`], [`slot`], [`zone`], [`violation`]: the words everything else is said in.
+//! - [`time`], [`name`], [`id`], [`slot`], [`shard`], [`zone`], [`violation`]: the words everything else is said in.
 //! - [`event`], [`pattern`], [`partition`]: what may be published, who wants it, and in which order.
 //! - [`subscription`], [`target`], [`header`]: what may be subscribed.
 //! - [`mod@format`], [`signature`], [`request`]: the request.
@@ -21,6 +21,7 @@ pub mod request;
 pub mod response;
 pub mod retry;
 pub mod seal;
+pub mod shard;
 pub mod signature;
 pub mod slot;
 pub mod subscription;

@@ -1,5 +1,6 @@
 //! Finds who can answer questions about a tenant's deliveries: the agent that owns its slot knows of the newest, and those
-//! that owned it before keep what was settled while they did. What is asked is not its business.
+//! that owned it before keep what was settled while they did. Of a tenant that is spread over several slots each owner knows
+//! its part, so all agents are asked, too. What is asked is not its business.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

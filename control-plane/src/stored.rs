@@ -4,6 +4,7 @@
 
 use hookfleet_contract::{
     name::{KeyId, KeyName, SubscriptionName, TenantId},
+    shard::MAX_SPREAD,
     signature,
     time::Timestamp,
     verification::key::Key,
@@ -211,7 +212,16 @@ pub(crate) fn view(
 pub(crate) fn view_tenant(stored: StoredTenant, revision: Revision) -> v1::Tenant {
     let mut tenant = stored.tenant.unwrap_or_default();
     tenant.etag = etag(revision);
+    // It is not said by earlier versions.
+    tenant.spread = tenant.spread.max(1);
     tenant
+}
+
+/// In how many shards deliveries of a tenant may be.
+pub(crate) fn shards(stored: &StoredTenant) -> u8 {
+    let spread = stored.tenant.as_ref().map_or(1, |it| it.spread);
+    let shards = u8::try_from(stored.shards.max(spread)).unwrap_or(1);
+    shards.clamp(1, MAX_SPREAD)
 }
 
 /// Seals what is kept of the secret of a caller's key.

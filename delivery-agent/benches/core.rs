@@ -16,6 +16,7 @@ use hookfleet_contract::{
     id::DeliveryId,
     response::Verdict,
     retry::{Jitter, Policy, Progress},
+    shard::Shard,
     time::Timestamp,
 };
 use hookfleet_delivery_agent::core::{Command, Core, Finished, Settings, Uid, Waiting};
@@ -82,8 +83,8 @@ fn run(core: &mut Core) {
 fn settings(index: usize) -> Settings {
     let tenant = format!("t{}", index % 997);
     Settings {
-        tenant: match tenant.parse() {
-            Ok(tenant) => tenant,
+        shard: match tenant.parse() {
+            Ok(tenant) => Shard::first(&tenant),
             Err(_) => unreachable!("a label"),
         },
         endpoint: format!("https://h{index}.example:443").into(),

@@ -241,6 +241,7 @@ fn tenant(_: &Arguments, number: u64) -> Resource {
             name,
             ..v1::Tenant::default()
         })),
+        shards: 1,
     }
 }
 
@@ -262,6 +263,7 @@ fn subscription(arguments: &Arguments, number: u64) -> Resource {
     Resource {
         name: name.clone(),
         mod_revision: 1,
+        shards: 0,
         body: Some(Body::Subscription(SubscriptionSpec {
             verification: None,
             subscription: Some(v1::Subscription {

@@ -75,7 +75,7 @@ impl Drain {
         self.publishes.close();
         self.publishes.wait().await;
         // The driver has heard of everything that they left here once it answers.
-        drop(self.driver.tenants(self.journal.stats().next_seq).await);
+        drop(self.driver.shards(self.journal.stats().next_seq).await);
         self.emptied().await;
         true
     }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use hookfleet_contract::name::TenantId;
+use hookfleet_contract::shard::Shard;
 use hookfleet_proto::fleet::{Leftovers, SlotTable};
 use tokio::{sync::watch, time::timeout};
 
@@ -70,11 +70,11 @@ impl Watcher {
             return None;
         }
         self.slots.settle().await;
-        let tenants = self.driver.tenants(self.journal.stats().next_seq).await?;
-        let tenants = of_others(table, &self.agent_id, tenants);
-        let left: BTreeSet<i32> = tenants
+        let shards = self.driver.shards(self.journal.stats().next_seq).await?;
+        let shards = of_others(table, &self.agent_id, shards);
+        let left: BTreeSet<i32> = shards
             .iter()
-            .filter_map(|tenant| slots::slot(table, tenant))
+            .filter_map(|shard| slots::slot(table, shard))
             .map(i32::from)
             .collect();
         if left.is_empty() {
@@ -82,7 +82,7 @@ impl Watcher {
             self.history.flush().await;
             self.journal.flush().await.ok()?;
         } else {
-            self.driver.leave(tenants).await;
+            self.driver.leave(shards).await;
         }
         Some(Leftovers {
             slot_table_version: table.version,
@@ -91,12 +91,9 @@ impl Watcher {
     }
 }
 
-/// Those of the tenants whose slots the agent does not own.
-fn of_others(
-    table: &SlotTable,
-    agent_id: &str,
-    mut tenants: BTreeSet<TenantId>,
-) -> BTreeSet<TenantId> {
-    tenants.retain(|it| it.as_str() != parking::TENANT && !slots::is_owner(table, it, agent_id));
-    tenants
+/// Those of the shards whose slots the agent does not own.
+fn of_others(table: &SlotTable, agent_id: &str, mut shards: BTreeSet<Shard>) -> BTreeSet<Shard> {
+    let is_parked = |it: &Shard| it.tenant.as_str() == parking::TENANT;
+    shards.retain(|it| !is_parked(it) && !slots::is_owner(table, it, agent_id));
+    shards
 }

@@ -8,10 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use hookfleet_contract::{
-    name::TenantId,
-    slot::{Slot, slot_of},
-};
+use hookfleet_contract::{shard::Shard, slot::Slot};
 use hookfleet_proto::fleet::{SlotOwner, SlotTable};
 use tokio::sync::watch;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -33,7 +30,7 @@ struct InForce {
     publishes: TaskTracker,
 }
 
-/// The owner of a tenant's slot.
+/// The owner of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The agent.
@@ -95,16 +92,16 @@ impl Slots {
         Arc::clone(&self.0.in_force.borrow().table)
     }
 
-    /// Lets a publish in if the agent owns the tenant's slot.
+    /// Lets a publish in if the agent owns the shard's slot.
     ///
     /// # Errors
     /// Who owns it, if anybody does.
-    pub fn admit(&self, tenant: &TenantId, agent_id: &str) -> Result<Admission, Option<Owner>> {
+    pub fn admit(&self, shard: &Shard, agent_id: &str) -> Result<Admission, Option<Owner>> {
         // The table cannot change while it is borrowed, so nobody is let in under an older one.
         let in_force = self.0.in_force.borrow();
-        match owner(&in_force.table, tenant) {
+        match owner(&in_force.table, shard) {
             Some(owner) if owner.agent_id == agent_id => Ok(Admission {
-                has_previous: slot(&in_force.table, tenant)
+                has_previous: slot(&in_force.table, shard)
                     .is_some_and(|slot| has_previous(&in_force.table, slot, agent_id)),
                 _token: in_force.publishes.token(),
             }),
@@ -152,16 +149,16 @@ impl Slots {
         })
     }
 
-    /// Who owns the tenant's slot.
+    /// Who owns the shard's slot.
     #[must_use]
-    pub fn owner(&self, tenant: &TenantId) -> Option<Owner> {
-        owner(&self.0.in_force.borrow().table, tenant)
+    pub fn owner(&self, shard: &Shard) -> Option<Owner> {
+        owner(&self.0.in_force.borrow().table, shard)
     }
 
-    /// The slot of a tenant, once there is a table.
+    /// The slot of a shard, once there is a table.
     #[must_use]
-    pub fn slot(&self, tenant: &TenantId) -> Option<Slot> {
-        slot(&self.0.in_force.borrow().table, tenant).map(Slot)
+    pub fn slot(&self, shard: &Shard) -> Option<Slot> {
+        slot(&self.0.in_force.borrow().table, shard).map(Slot)
     }
 
     /// Waits for a table of this version or a later one.
@@ -202,10 +199,10 @@ pub fn owns_any(table: &SlotTable, agent_id: &str) -> bool {
     place.is_some_and(|place| table.slot_owners.contains(&place))
 }
 
-/// Whether the agent owns the tenant's slot.
+/// Whether the agent owns the shard's slot.
 #[must_use]
-pub fn is_owner(table: &SlotTable, tenant: &TenantId, agent_id: &str) -> bool {
-    let owner = slot(table, tenant).and_then(|slot| named(table, &table.slot_owners, slot));
+pub fn is_owner(table: &SlotTable, shard: &Shard, agent_id: &str) -> bool {
+    let owner = slot(table, shard).and_then(|slot| named(table, &table.slot_owners, slot));
     owner.is_some_and(|it| it.agent_id == agent_id)
 }
 
@@ -214,15 +211,15 @@ fn has_previous(table: &SlotTable, slot: u16, agent_id: &str) -> bool {
     previous.is_some_and(|it| it.agent_id != agent_id)
 }
 
-/// The slot of a tenant, once there is a table.
+/// The slot of a shard, once there is a table.
 #[must_use]
-pub fn slot(table: &SlotTable, tenant: &TenantId) -> Option<u16> {
+pub fn slot(table: &SlotTable, shard: &Shard) -> Option<u16> {
     let slot_count = u16::try_from(table.slot_owners.len()).ok()?;
-    (slot_count > 0).then(|| slot_of(tenant, slot_count).0)
+    (slot_count > 0).then(|| shard.slot(slot_count).0)
 }
 
-fn owner(table: &SlotTable, tenant: &TenantId) -> Option<Owner> {
-    let slot = slot(table, tenant)?;
+fn owner(table: &SlotTable, shard: &Shard) -> Option<Owner> {
+    let slot = slot(table, shard)?;
     let owner = named(table, &table.slot_owners, slot)?;
     Some(owner_of(table, owner))
 }

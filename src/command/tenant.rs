@@ -4,8 +4,10 @@ use clap::{Args, Subcommand};
 use hookfleet_gateway::peers::Peer;
 use hookfleet_proto::v1::{
     CreateTenantRequest, DeleteTenantRequest, GetTenantRequest, ListTenantsRequest,
-    ResumeTenantRequest, SuspendTenantRequest, Tenant, tenant_service_client::TenantServiceClient,
+    ResumeTenantRequest, SuspendTenantRequest, Tenant, UpdateTenantRequest,
+    tenant_service_client::TenantServiceClient,
 };
+use prost_types::FieldMask;
 
 use crate::{
     client::Client,
@@ -30,6 +32,20 @@ enum Verb {
         /// A name for people.
         #[arg(long, default_value = "")]
         display_name: String,
+        /// Over how many slots its events are spread.
+        #[arg(long, default_value_t = 1)]
+        spread: i32,
+    },
+    /// Change a tenant: what is given.
+    Update {
+        /// Its id.
+        tenant: String,
+        /// A name for people.
+        #[arg(long)]
+        display_name: Option<String>,
+        /// Over how many slots its events are spread.
+        #[arg(long)]
+        spread: Option<i32>,
     },
     /// Show a tenant.
     Get {
@@ -70,16 +86,42 @@ impl Arguments {
             Verb::Create {
                 tenant,
                 display_name,
+                spread,
             } => {
                 let request = CreateTenantRequest {
                     tenant: Some(Tenant {
                         display_name,
+                        spread,
                         ..Tenant::default()
                     }),
                     tenant_id: tenant.unwrap_or_default(),
                     ..CreateTenantRequest::default()
                 };
                 tenants.create_tenant(request).await?
+            }
+            Verb::Update {
+                tenant,
+                display_name,
+                spread,
+            } => {
+                let given = [
+                    (display_name.is_some(), "display_name"),
+                    (spread.is_some(), "spread"),
+                ];
+                let paths = given.into_iter().filter(|(is_given, _)| *is_given);
+                let paths: Vec<String> = paths.map(|(_, path)| path.to_owned()).collect();
+                anyhow::ensure!(!paths.is_empty(), "nothing to change is given");
+                let request = UpdateTenantRequest {
+                    tenant: Some(Tenant {
+                        name: name(&tenant),
+                        display_name: display_name.unwrap_or_default(),
+                        spread: spread.unwrap_or_default(),
+                        ..Tenant::default()
+                    }),
+                    update_mask: Some(FieldMask { paths }),
+                    ..UpdateTenantRequest::default()
+                };
+                tenants.update_tenant(request).await?
             }
             Verb::Get { tenant } => {
                 let name = name(&tenant);
@@ -137,10 +179,11 @@ fn name(tenant: &str) -> String {
 fn print(output: Output, tenants: &[Tenant]) -> anyhow::Result<()> {
     match output {
         Output::Table => output::table(
-            &["NAME", "STATE", "DISPLAY NAME"],
+            &["NAME", "STATE", "SPREAD", "DISPLAY NAME"],
             tenants.iter().map(|it| {
                 let state = it.state().as_str_name().to_owned();
-                vec![it.name.clone(), state, it.display_name.clone()]
+                let spread = it.spread.to_string();
+                vec![it.name.clone(), state, spread, it.display_name.clone()]
             }),
         ),
         Output::Json => {

@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 
 use super::network::Network;
 use crate::harness::{
-    api::{subscribe_in_force, to},
+    api::{spread, subscribe_in_force, to},
     eventually,
     ledger::{Doors, Ledger, Shape},
     process::{Process, hookfleet},
@@ -140,6 +140,13 @@ impl Fleet {
         for tenant in &self.tenants {
             let wanted = to(receiver.url(id));
             subscribe_in_force(&self.admin(), tenant, id, wanted).await;
+        }
+    }
+
+    /// Spreads all tenants over so many slots.
+    pub async fn spread(&self, n: i32) {
+        for tenant in &self.tenants {
+            spread(&self.admin(), tenant, n).await.unwrap();
         }
     }
 

@@ -10,4 +10,5 @@ mod fleet;
 mod network;
 mod partitions;
 mod planned;
+mod spread;
 mod store;

@@ -29,6 +29,7 @@ mod power;
 mod readme;
 mod safety;
 mod snapshots;
+mod spread;
 mod store;
 mod surroundings;
 mod tls;

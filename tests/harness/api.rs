@@ -7,9 +7,9 @@ use hookfleet_proto::{
     v1::{
         CreateSubscriptionRequest, CreateTenantRequest, Delivery, GetSubscriptionRequest,
         ListDeliveriesRequest, Ordering, PublishRequest, Receipt, RetryPolicy, Subscription,
-        Tenant, delivery_service_client::DeliveryServiceClient, publish_result,
-        publisher_service_client::PublisherServiceClient, retry_policy, subscription,
-        subscription_service_client::SubscriptionServiceClient,
+        Tenant, UpdateTenantRequest, delivery_service_client::DeliveryServiceClient,
+        publish_result, publisher_service_client::PublisherServiceClient, retry_policy,
+        subscription, subscription_service_client::SubscriptionServiceClient,
         tenant_service_client::TenantServiceClient,
     },
 };
@@ -41,6 +41,20 @@ pub async fn create_tenant(channel: &Channel, id: &str) -> Tenant {
         .create_tenant(request)
         .await;
     created.expect("the tenant is created").into_inner()
+}
+
+/// Spreads a tenant over so many slots.
+pub async fn spread(channel: &Channel, id: &str, spread: i32) -> Result<Tenant, Status> {
+    let request = UpdateTenantRequest {
+        tenant: Some(Tenant {
+            name: format!("tenants/{id}"),
+            spread,
+            ..Tenant::default()
+        }),
+        ..UpdateTenantRequest::default()
+    };
+    let mut tenants = TenantServiceClient::new(channel.clone());
+    Ok(tenants.update_tenant(request).await?.into_inner())
 }
 
 /// Creates a tenant and waits until its events are taken; one was.

@@ -17,6 +17,7 @@ use hookfleet_contract::{
     partition::UNORDERED,
     response::Verdict,
     retry::{Jitter, Policy, Progress, Retry},
+    shard::Shard,
     time::Timestamp,
 };
 use hookfleet_delivery_agent::core::{
@@ -149,7 +150,7 @@ impl World {
             uid,
             kind,
             settings: Settings {
-                tenant: tenant.parse().unwrap(),
+                shard: Shard::first(&tenant.parse().unwrap()),
                 endpoint: endpoint.into(),
                 policy: Arc::clone(&self.policy),
                 max_in_flight: 64,
@@ -215,8 +216,8 @@ impl World {
 
     /// A tenant's slot has moved.
     pub(crate) fn leave(&mut self, tenant: &str) {
-        let tenants = [tenant.parse().unwrap()].into();
-        self.core.handle_leaving(&tenants, self.now);
+        let shards = [Shard::first(&tenant.parse().unwrap())].into();
+        self.core.handle_leaving(&shards, self.now);
         self.perform();
     }
 

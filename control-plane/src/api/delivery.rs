@@ -1,5 +1,5 @@
 //! `DeliveryService` for the whole fleet: the agent that owns the tenant's slot is asked first, and where it does not know,
-//! the others, which may have owned it before. Their answers come back as they are.
+//! the others, which may have owned it before, or own another one of the tenant's. Their answers come back as they are.
 
 use std::{error::Error as _, time::Duration};
 

@@ -24,7 +24,7 @@ use std::{
 
 use hookfleet_contract::{
     name::{AgentId, SubscriptionName},
-    slot::slot_of,
+    shard::Shard,
     target::Rules,
 };
 use hookfleet_gateway::{page::Pages, status::ApiError};
@@ -85,10 +85,23 @@ impl Api {
             .read(|contents| placement::owner(contents.slot_table(), slot).cloned())
     }
 
-    /// Whether events published from now on match this version of a subscription: the owner of its slot has it in force,
-    /// and who owned the slot before, if that one is there, knows that it no longer does.
+    /// Whether events published from now on match this version of a subscription, in whichever of the tenant's shards.
     pub(crate) fn is_applied(&self, name: &SubscriptionName, mod_revision: Revision) -> bool {
-        let slot = slot_of(&name.tenant, self.slot_count).0;
+        let shards = self.cache.read(|contents| {
+            let shards = contents.shards().get(&name.tenant);
+            shards.copied().unwrap_or(1)
+        });
+        let name = (name, name.to_string());
+        (0..shards).all(|number| {
+            let tenant = name.0.tenant.clone();
+            let slot = Shard { tenant, number }.slot(self.slot_count).0;
+            self.is_applied_in(slot, &name.1, mod_revision)
+        })
+    }
+
+    /// Whether the owner of a slot has a version of a resource in force, and who owned the slot before, if that one is
+    /// there, knows that it no longer does.
+    fn is_applied_in(&self, slot: u16, name: &str, mod_revision: Revision) -> bool {
         let (owner, previous, slots_revision) = self.cache.read(|contents| {
             let table = contents.slot_table();
             let id = |it: Option<&SlotOwner>| it.and_then(|it| it.agent_id.parse::<AgentId>().ok());
@@ -102,8 +115,7 @@ impl Api {
         else {
             return false;
         };
-        let name = name.to_string();
-        let has_it = self.fleet(|fleet| fleet.has_applied(&owner, applied, &name, mod_revision));
+        let has_it = self.fleet(|fleet| fleet.has_applied(&owner, applied, name, mod_revision));
         let previous = previous.and_then(|it| self.applied(&it));
         has_it && previous.is_none_or(|applied| applied >= slots_revision)
     }

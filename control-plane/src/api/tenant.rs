@@ -54,12 +54,14 @@ impl Tenants {
             id => parse("tenant_id", id)?,
         };
         let name = TenantName { tenant };
-        let tenant = model::tenant::create(asked, &name, random::uuid(), api.clock.now())
+        let (uid, now) = (random::uuid(), api.clock.now());
+        let tenant = model::tenant::create(asked, &name, uid, now, api.slot_count)
             .map_err(ApiError::invalid)?;
-        let stored = StoredTenant {
+        let mut stored = StoredTenant {
             tenant: Some(tenant.clone()),
-            deleting: false,
+            ..StoredTenant::default()
         };
+        stored.shards = stored::shards(&stored).into();
         let creation = Creation {
             key: keys::tenant(&name.tenant),
             name: name.to_string(),
@@ -124,9 +126,10 @@ impl Tenants {
         let name: TenantName = parse("tenant.name", &patch.name)?;
         let mut subject = subject(&name, patch.etag.clone());
         subject.validate_only = request.validate_only;
-        let mask = request.update_mask;
+        let (mask, slot_count) = (request.update_mask, self.0.slot_count);
         self.change(&subject, |tenant| {
-            model::tenant::update(tenant, patch.clone(), mask.as_ref()).map_err(ApiError::invalid)
+            let updated = model::tenant::update(tenant, patch.clone(), mask.as_ref(), slot_count);
+            updated.map_err(ApiError::invalid)
         })
         .await
     }
@@ -155,6 +158,8 @@ impl Tenants {
                 return Ok(None);
             }
             after.tenant.get_or_insert_default().update_time = Some(now.into());
+            // Deliveries stay where they are when events go elsewhere.
+            after.shards = stored::shards(&after).into();
             Ok(Some(after))
         })
         .await?;

@@ -11,14 +11,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use hookfleet_contract::digest::{Digests, Part};
-use hookfleet_proto::fleet::{ResourceType, SlotTable};
+use hookfleet_contract::{
+    digest::{Digests, Part, digest},
+    name::TenantId,
+};
+use hookfleet_proto::fleet::{ResourceType, SlotTable, StoredTenant};
 use prost::Message as _;
 
 use super::era::Era;
 use crate::{
     keys::{self, Kind},
     store::{Batch, Change, Revision},
+    stored,
 };
 
 /// How many removals are remembered. An agent that missed more gets everything anew.
@@ -37,8 +41,10 @@ pub(crate) struct Contents {
     items: BTreeMap<Arc<str>, Item>,
     by_revision: BTreeSet<(Revision, Arc<str>)>,
     removals: VecDeque<(Revision, Arc<str>)>,
-    /// How many subscriptions a tenant has, by what their keys begin with.
-    counts: HashMap<Box<str>, usize>,
+    /// What subscriptions a tenant has, by what their keys begin with.
+    tallies: HashMap<Box<str>, Tally>,
+    /// The tenants with more than one shard, and how many they have.
+    shards: BTreeMap<TenantId, u8>,
     /// What agents are told, part by part.
     digests: Digests,
     /// How often something was in here that should not have been, or the other way round.
@@ -51,6 +57,14 @@ pub(crate) struct Contents {
 pub(crate) struct Item {
     pub(crate) mod_revision: Revision,
     pub(crate) value: Bytes,
+}
+
+/// The subscriptions of a tenant.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    count: usize,
+    /// Its part of the digest of its slot.
+    digest: u64,
 }
 
 /// A list of the store that would remove too much to be true.
@@ -100,7 +114,7 @@ impl Contents {
 
     /// How many subscriptions there are.
     pub(crate) fn n_subscriptions(&self) -> usize {
-        self.counts.values().sum()
+        self.tallies.values().map(|it| it.count).sum()
     }
 
     /// The versions of the keys that begin with `prefix`.
@@ -157,7 +171,17 @@ impl Contents {
 
     /// How many subscriptions have keys that begin with `prefix`, which is a tenant's.
     pub(crate) fn count(&self, prefix: &str) -> usize {
-        self.counts.get(prefix).copied().unwrap_or(0)
+        self.tallies.get(prefix).map_or(0, |it| it.count)
+    }
+
+    /// What the subscriptions come to whose keys begin with `prefix`, which is a tenant's.
+    pub(crate) fn digest_of(&self, prefix: &str) -> u64 {
+        self.tallies.get(prefix).map_or(0, |it| it.digest)
+    }
+
+    /// The tenants with more than one shard, and how many they have.
+    pub(crate) fn shards(&self) -> &BTreeMap<TenantId, u8> {
+        &self.shards
     }
 
     /// Looks whether a transaction of a batch removes too much to be true.
@@ -246,27 +270,21 @@ impl Contents {
         let key = match held {
             Some((key, before)) => {
                 self.by_revision.remove(&(before, Arc::clone(&key)));
-                if let Some(part) = part_of(&key) {
-                    self.digests.remove(part, &keys::name(&key), before);
-                }
+                self.count_out(&key, before);
                 key
             }
-            None => {
-                if is_subscription(key) {
-                    *self.counts.entry(parent(key).into()).or_default() += 1;
-                }
-                Arc::from(key)
-            }
+            None => Arc::from(key),
         };
         if &*key == keys::SLOTS {
             self.decode_slot_table(&value);
         }
+        if let Some(tenant) = tenant_of(&key) {
+            self.decode_shards(tenant, &value);
+        }
         if is_for_agents(&key) {
             self.by_revision.insert((mod_revision, Arc::clone(&key)));
         }
-        if let Some(part) = part_of(&key) {
-            self.digests.add(part, &keys::name(&key), mod_revision);
-        }
+        self.count_in(&key, mod_revision);
         self.items.insert(
             key,
             Item {
@@ -282,18 +300,9 @@ impl Contents {
         };
         self.by_revision
             .remove(&(item.mod_revision, Arc::clone(&key)));
-        if let Some(part) = part_of(&key) {
-            self.digests
-                .remove(part, &keys::name(&key), item.mod_revision);
-        }
-        if is_subscription(&key) {
-            let left = self.counts.get_mut(parent(&key)).map(|count| {
-                *count -= 1;
-                *count
-            });
-            if left == Some(0) {
-                self.counts.remove(parent(&key));
-            }
+        self.count_out(&key, item.mod_revision);
+        if let Some(tenant) = tenant_of(&key) {
+            self.shards.remove(&tenant);
         }
         if is_for_agents(&key) {
             self.removals.push_back((mod_revision, key));
@@ -302,6 +311,52 @@ impl Contents {
             && let Some((revision, _)) = self.removals.pop_front()
         {
             self.horizon = revision;
+        }
+    }
+
+    fn count_in(&mut self, key: &str, mod_revision: Revision) {
+        let Some(part) = part_of(key) else {
+            return;
+        };
+        let digest = digest(&keys::name(key), mod_revision);
+        self.digests.add(part, digest);
+        if is_subscription(key) {
+            let tally = match self.tallies.get_mut(parent(key)) {
+                Some(tally) => tally,
+                None => self.tallies.entry(parent(key).into()).or_default(),
+            };
+            tally.count += 1;
+            tally.digest = tally.digest.wrapping_add(digest);
+        }
+    }
+
+    fn count_out(&mut self, key: &str, mod_revision: Revision) {
+        let Some(part) = part_of(key) else {
+            return;
+        };
+        let digest = digest(&keys::name(key), mod_revision);
+        self.digests.remove(part, digest);
+        if let Some(tally) = self.tallies.get_mut(parent(key)) {
+            tally.count -= 1;
+            tally.digest = tally.digest.wrapping_sub(digest);
+            if tally.count == 0 {
+                self.tallies.remove(parent(key));
+            }
+        }
+    }
+
+    fn decode_shards(&mut self, tenant: TenantId, value: &[u8]) {
+        let shards = match StoredTenant::decode(value) {
+            Ok(stored) => stored::shards(&stored),
+            Err(error) => {
+                tracing::error!(%tenant, %error, "cannot read a tenant; it is taken for one with one shard");
+                1
+            }
+        };
+        if shards > 1 {
+            self.shards.insert(tenant, shards);
+        } else {
+            self.shards.remove(&tenant);
         }
     }
 
@@ -328,6 +383,10 @@ pub(crate) fn part_of(key: &str) -> Option<Part> {
         Kind::Agent(_) | Kind::Fleet => return None,
     };
     Some(Part { kind, slot })
+}
+
+fn tenant_of(key: &str) -> Option<TenantId> {
+    key.strip_prefix(keys::TENANTS)?.parse().ok()
 }
 
 fn is_subscription(key: &str) -> bool {
@@ -462,7 +521,7 @@ mod tests {
         let part = |kind, slot| Part { kind, slot };
         let mut expected = Digests::default();
         let ones = part(ResourceType::Subscription, 1);
-        expected.add(ones, "tenants/a/subscriptions/s1", 3);
+        expected.add(ones, digest("tenants/a/subscriptions/s1", 3));
         assert_eq!(told.digests, expected);
         assert_eq!(told.digest(part(ResourceType::Tenant, 0)), 0);
     }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use hookfleet_contract::{name::TenantName, subscription, time::Timestamp, violation::Violations};
+use hookfleet_contract::{
+    name::TenantName, shard::MAX_SPREAD, subscription, time::Timestamp, violation::Violations,
+};
 use hookfleet_proto::v1::{Tenant, tenant::State};
 use prost_types::FieldMask;
 use uuid::Uuid;
@@ -18,8 +20,9 @@ pub(crate) fn create(
     name: &TenantName,
     uid: Uuid,
     now: Timestamp,
+    slot_count: u16,
 ) -> Result<Tenant, Violations> {
-    validate(&asked)?;
+    validate(&asked, slot_count)?;
     Ok(Tenant {
         name: name.to_string(),
         uid: uid.to_string(),
@@ -29,6 +32,7 @@ pub(crate) fn create(
         create_time: Some(now.into()),
         update_time: Some(now.into()),
         etag: String::new(),
+        spread: asked.spread.max(1),
     })
 }
 
@@ -40,13 +44,21 @@ pub(crate) fn update(
     tenant: &mut Tenant,
     mut patch: Tenant,
     mask: Option<&FieldMask>,
+    slot_count: u16,
 ) -> Result<(), Violations> {
     mask::apply(tenant, &mut patch, mask)?;
-    validate(tenant)
+    validate(tenant, slot_count)?;
+    tenant.spread = tenant.spread.max(1);
+    Ok(())
 }
 
-fn validate(tenant: &Tenant) -> Result<(), Violations> {
+fn validate(tenant: &Tenant, slot_count: u16) -> Result<(), Violations> {
     let mut violations = Violations::default();
+    let most = i32::from(slot_count.min(MAX_SPREAD.into()));
+    if !(0..=most).contains(&tenant.spread) {
+        let description = format!("is {}, must be 1 to {most}, or absent", tenant.spread);
+        violations.push("spread", description);
+    }
     subscription::display_name(&tenant.display_name, &mut violations);
     subscription::annotations(tenant.annotations.iter(), &mut violations);
     for violation in &mut violations.0 {
@@ -66,6 +78,11 @@ impl Masked for Tenant {
             path: "annotations",
             is_populated: |it| !it.annotations.is_empty(),
             copy: |to, from| to.annotations.clone_from(&from.annotations),
+        },
+        Field {
+            path: "spread",
+            is_populated: |it| it.spread != 0,
+            copy: |to, from| to.spread = from.spread,
         },
     ];
     const READ_ONLY: &'static [&'static str] =
@@ -93,7 +110,7 @@ mod tests {
         let mut tenant = tenant("before", &[("a", "1"), ("b.c", "2")]);
         tenant.state = State::Active.into();
         let paths = paths.iter().map(|path| (*path).to_owned()).collect();
-        update(&mut tenant, patch, Some(&FieldMask { paths }))?;
+        update(&mut tenant, patch, Some(&FieldMask { paths }), 1024)?;
         Ok(tenant)
     }
 
@@ -148,10 +165,36 @@ mod tests {
     }
 
     #[test]
+    fn a_spread_is_a_number_of_slots_that_there_are() {
+        let spread = |spread, slot_count| {
+            let mut tenant = tenant("", &[]);
+            let patch = Tenant {
+                spread,
+                ..Tenant::default()
+            };
+            let paths = vec!["spread".to_owned()];
+            update(&mut tenant, patch, Some(&FieldMask { paths }), slot_count)?;
+            Ok::<_, Violations>(tenant.spread)
+        };
+        assert_eq!((spread(0, 1024), spread(64, 1024)), (Ok(1), Ok(64)));
+        assert_eq!((spread(1, 1), spread(16, 16)), (Ok(1), Ok(16)));
+        for (wrong, slot_count) in [(-1, 1024), (65, 1024), (17, 16)] {
+            let violations = spread(wrong, slot_count).unwrap_err();
+            assert_eq!(violations.0[0].field, "tenant.spread");
+        }
+    }
+
+    #[test]
     fn fields_are_checked_on_create_and_on_update() {
         let long = "x".repeat(64);
         let name = "tenants/acme".parse().unwrap();
-        let refused = create(tenant(&long, &[("", "")]), &name, Uuid::nil(), Timestamp(0));
+        let refused = create(
+            tenant(&long, &[("", "")]),
+            &name,
+            Uuid::nil(),
+            Timestamp(0),
+            1024,
+        );
         let fields = |it: Violations| it.0.into_iter().map(|it| it.field).collect::<Vec<_>>();
         assert_eq!(
             fields(refused.unwrap_err()),

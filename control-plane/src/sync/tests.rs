@@ -2,17 +2,21 @@
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use hookfleet_contract::digest::{Digests, Part};
+use hookfleet_contract::{
+    digest::{Digests, Part, digest},
+    shard::Shard,
+};
 use hookfleet_proto::{
     fleet::{
-        Ack, Heartbeat, Hello, PartDigest, Rejection, ResourceType, SlotTable, StoredAgent,
-        StoredPolicy, SuspendReport, SyncRequest, SyncResponse, Update, resource::Body,
-        sync_request::Message as Said, sync_response::Message as Told,
+        Ack, Heartbeat, Hello, PartDigest, Rejection, ResourceType, SlotOwner, SlotTable,
+        StoredAgent, StoredPolicy, SuspendReport, SyncRequest, SyncResponse, Update,
+        resource::Body, sync_request::Message as Said, sync_response::Message as Told,
     },
     v1::{
-        self, GetPlacementRequest, ListAgentsRequest, agent,
+        self, GetPlacementRequest, ListAgentsRequest, Tenant, UpdateTenantRequest, agent,
         fleet_service_server::FleetService as _,
         subscription::{State, SuspendReason},
+        tenant_service_server::TenantService as _,
     },
 };
 use prost::Message as _;
@@ -82,6 +86,17 @@ impl Agent {
                 Some(Told::Update(update)) => return update,
                 Some(Told::Bookmark(_) | Told::Welcome(_)) => {}
                 other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Answers updates up to the one that tells of a resource.
+    async fn answer_until(&mut self, name: &str) -> Update {
+        loop {
+            let update = self.next_update().await;
+            self.ack(&update, Vec::new()).await;
+            if update.upserts.iter().any(|it| it.name == name) {
+                return update;
             }
         }
     }
@@ -202,6 +217,54 @@ async fn a_subscription_is_active_once_the_owner_has_answered() {
     })
     .await;
     assert_eq!(plane.get(NAME).await.unwrap().state(), State::Active);
+}
+
+#[tokio::test]
+async fn a_subscription_of_a_spread_tenant_is_active_once_every_owner_has_answered() {
+    let plane = plane().await;
+    let mut one = Agent::connect(&plane, hello("one")).await;
+    one.sync().await;
+    // Another agent, which is away, has the slot of the second shard.
+    let mut table = SlotTable::clone(&plane.api.cache.read(|it| Arc::clone(it.slot_table())));
+    let shard = Shard {
+        tenant: "a".parse().unwrap(),
+        number: 1,
+    };
+    table.owners.push(SlotOwner {
+        agent_id: "two".to_owned(),
+        address: "http://two".to_owned(),
+        ..SlotOwner::default()
+    });
+    table.slot_owners[usize::from(shard.slot(1024).0)] = 2;
+    table.version += 1;
+    let moved = Txn::new().put(keys::SLOTS, table.encode_to_vec());
+    plane.api.store.commit(moved).await.unwrap();
+    let request = UpdateTenantRequest {
+        tenant: Some(Tenant {
+            name: "tenants/a".to_owned(),
+            spread: 2,
+            ..Tenant::default()
+        }),
+        ..UpdateTenantRequest::default()
+    };
+    ok(plane.tenants.update_tenant(Request::new(request)).await);
+    plane.subscribe("a", "s", orders()).await;
+
+    let update = one.answer_until(NAME).await;
+    eventually("its answer is heard", || async {
+        let id = "one".parse().unwrap();
+        let applied = plane.api.fleet(|fleet| fleet.get(&id).map(|it| it.applied));
+        applied.filter(|it| *it >= update.revision)
+    })
+    .await;
+    assert_eq!(plane.get(NAME).await.unwrap().state(), State::Pending);
+    let mut two = Agent::connect(&plane, hello("two")).await;
+    two.sync().await;
+    tokio::select! {
+        _ = one.answer_until("nothing") => unreachable!("there is no such resource"),
+        _ = two.answer_until("nothing") => unreachable!("there is no such resource"),
+        () = until_state(&plane, State::Active) => {}
+    }
 }
 
 #[tokio::test]
@@ -630,7 +693,7 @@ async fn questions_about_deliveries_need_an_owner() {
 fn digests(plane: &Plane, name: &str, revision: i64) -> Said {
     let part = Part::of(name, plane.api.slot_count).unwrap();
     let mut digests = Digests::default();
-    digests.add(part, name, revision);
+    digests.add(part, digest(name, revision));
     Said::Heartbeat(Heartbeat {
         digests: vec![PartDigest {
             r#type: part.kind.into(),

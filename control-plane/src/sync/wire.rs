@@ -58,9 +58,11 @@ pub(crate) fn update(vault: &Vault, draft: Draft) -> (Update, Vec<Unreadable>) {
 
 fn resource(vault: &Vault, key: &Arc<str>, item: Item) -> Result<Resource, String> {
     let undecodable = |error: prost::DecodeError| error.to_string();
+    let mut shards = 0;
     let (name, body) = match keys::parse(key) {
         Some(Kind::Tenant(name)) => {
             let stored = StoredTenant::decode(item.value).map_err(undecodable)?;
+            shards = stored::shards(&stored).into();
             (
                 name.to_string(),
                 Body::Tenant(stored.tenant.unwrap_or_default()),
@@ -88,6 +90,7 @@ fn resource(vault: &Vault, key: &Arc<str>, item: Item) -> Result<Resource, Strin
         name,
         mod_revision: item.mod_revision,
         body: Some(body),
+        shards,
     })
 }
 

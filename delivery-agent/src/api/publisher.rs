@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
-use hookfleet_contract::{name::TenantName, violation::Violations};
+use futures::future::try_join_all;
+use hookfleet_contract::{name::TenantName, shard::Shard, violation::Violations};
 use hookfleet_gateway::{
     limits::{limiter::Limiter, memory::Memory},
     status::{ApiError, rpc_status},
@@ -24,7 +25,10 @@ use super::{
     stream::{Responses, Streams},
 };
 use crate::{
-    ingest::{Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused, broadcast},
+    ingest::{
+        Admitted, Ingest, OVERLOAD_PAUSE, Receipt, Refused, broadcast,
+        portion::{Portion, portions, together},
+    },
     journal,
     relay::{self, NOT_READY, Relay},
     slots::Admission,
@@ -113,12 +117,33 @@ impl Publisher {
         if parent == broadcast::PARENT {
             return self.broadcast(events).await;
         }
-        let name = tenant(parent)?;
-        match self.place(&name, &events).await? {
-            Placed::Here(admission) => Ok(self.publish_here(&admission, &name, events).await?),
+        let mut portions = self.portions(&tenant(parent)?, events);
+        match portions.pop() {
+            Some(portion) if portions.is_empty() => self.publish_portion(portion).await,
+            last => {
+                let portions = portions.into_iter().chain(last);
+                let published = portions.map(async |mut portion| {
+                    let places = std::mem::take(&mut portion.places);
+                    Ok::<_, Status>((places, self.publish_portion(portion).await?))
+                });
+                Ok(together(try_join_all(published).await?))
+            }
+        }
+    }
+
+    /// The events of a tenant, shard by shard.
+    pub(super) fn portions(&self, name: &TenantName, events: Vec<CloudEvent>) -> Vec<Portion> {
+        let spread = self.ingest.directory.spread(&name.tenant);
+        portions(&name.tenant, spread, events)
+    }
+
+    async fn publish_portion(&self, portion: Portion) -> Result<Vec<PublishResult>, Status> {
+        let Portion { shard, events, .. } = portion;
+        match self.place(&shard, &events).await? {
+            Placed::Here(admission) => Ok(self.publish_here(&admission, &shard, events).await?),
             Placed::There(results) => Ok(results),
             Placed::Nowhere => {
-                let results = self.ingest.park(&name.tenant, events).await;
+                let results = self.ingest.park(&shard, events).await;
                 Ok(results.map_err(refused)?.into_iter().map(result).collect())
             }
         }
@@ -126,22 +151,23 @@ impl Publisher {
 
     /// Publishes at the owner of the slot, unless it is this agent or out of reach. Events with a key wait a moment for
     /// an owner that is about to change: what is parked may be passed by what is published elsewhere.
-    async fn place(&self, name: &TenantName, events: &[CloudEvent]) -> Result<Placed, Status> {
+    async fn place(&self, shard: &Shard, events: &[CloudEvent]) -> Result<Placed, Status> {
         let has_key = |event: &CloudEvent| event.attributes.contains_key("partitionkey");
         let mut patience = pin!(sleep(SETTLES));
         loop {
-            let owner = match self.ingest.admit(&name.tenant).map_err(refused)? {
+            let owner = match self.ingest.admit(shard).map_err(refused)? {
                 Admitted::Here(admission) => return Ok(Placed::Here(admission)),
                 Admitted::There(owner) => owner,
             };
             let has_keys = events.iter().any(has_key);
-            let slot = self.ingest.slots.slot(&name.tenant);
+            let slot = self.ingest.slots.slot(shard);
             // Nothing with a key goes past what waits already.
             if has_keys && slot.is_some_and(|slot| self.ingest.parked.has(slot)) {
                 return Ok(Placed::Nowhere);
             }
+            let tenant = shard.tenant.clone();
             let request = PublishRequest {
-                parent: name.to_string(),
+                parent: TenantName { tenant }.to_string(),
                 events: events.to_vec(),
             };
             match self.relay.forward(&owner, request, &BTreeSet::new()).await {
@@ -164,10 +190,10 @@ impl Publisher {
     pub(super) async fn publish_here(
         &self,
         admission: &Admission,
-        name: &TenantName,
+        shard: &Shard,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<PublishResult>, ApiError> {
-        let results = self.ingest.publish(admission, &name.tenant, events).await;
+        let results = self.ingest.publish(admission, shard, events).await;
         let results = results.map_err(refused)?;
         Ok(results.into_iter().map(result).collect())
     }

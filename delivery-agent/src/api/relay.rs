@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use hookfleet_contract::{
     name::{DeliveryName, TenantName},
+    shard::Shard,
     slot::Slot,
 };
 use hookfleet_gateway::status::ApiError;
@@ -22,8 +24,11 @@ use super::{
     publisher::Publisher,
 };
 use crate::{
-    ingest::{Admitted, OVERLOAD_PAUSE, broadcast},
-    relay::{NOT_OWNER, taking::taken},
+    ingest::{Admitted, OVERLOAD_PAUSE, broadcast, portion::together},
+    relay::{
+        NOT_OWNER,
+        taking::{shard, taken},
+    },
     slots::Admission,
 };
 
@@ -47,13 +52,16 @@ impl Relayed {
         drop(timeout(CATCH_UP, self.publisher.ingest().slots.reached(version)).await);
     }
 
-    /// Leave to take something for a tenant, if this agent owns its slot, or will in a moment.
-    async fn admit(&self, tenant: &TenantName, version: i64) -> Result<Admission, ApiError> {
+    /// Leave to take something for a shard, if this agent owns its slot, or will in a moment.
+    async fn admit(&self, shard: &Shard, version: i64) -> Result<Admission, ApiError> {
         self.caught_up(version).await;
-        match self.publisher.ingest().admit(&tenant.tenant) {
+        match self.publisher.ingest().admit(shard) {
             Ok(Admitted::Here(admission)) => Ok(admission),
             Ok(Admitted::There(owner)) => {
-                let message = format!("another agent takes the events of {tenant}");
+                let tenant = TenantName {
+                    tenant: shard.tenant.clone(),
+                };
+                let message = format!("another agent takes these events of {tenant}");
                 let error = ApiError::unavailable(NOT_OWNER, message, OVERLOAD_PAUSE);
                 Err(error
                     .with("owner", owner.agent_id)
@@ -86,11 +94,18 @@ impl RelayService for Relayed {
             return Ok(Response::new(PublishResponse { results }));
         }
         let name = super::publisher::tenant(&parent)?;
-        let admission = self.admit(&name, slot_table_version).await?;
-        let results = self
-            .publisher
-            .publish_here(&admission, &name, events)
-            .await?;
+        // Over how many shards the tenant is spread the caller may see otherwise: what counts is what is known here.
+        let mut admitted = Vec::new();
+        for portion in self.publisher.portions(&name, events) {
+            let admission = self.admit(&portion.shard, slot_table_version).await?;
+            admitted.push((admission, portion));
+        }
+        let published = admitted.into_iter().map(async |(admission, portion)| {
+            let (publisher, shard) = (&self.publisher, &portion.shard);
+            let results = publisher.publish_here(&admission, shard, portion.events);
+            Ok::<_, ApiError>((portion.places, results.await?))
+        });
+        let results = together(try_join_all(published).await?);
         Ok(Response::new(PublishResponse { results }))
     }
 
@@ -110,10 +125,7 @@ impl RelayService for Relayed {
                 let field = format!("events[{number}].{field}");
                 ApiError::invalid_field(field, "is not as it must be")
             })?;
-            let tenant = TenantName {
-                tenant: event.tenant.clone(),
-            };
-            admissions.push(self.admit(&tenant, slot_table_version).await?);
+            admissions.push(self.admit(&shard(&event), slot_table_version).await?);
             accepted.push(event);
         }
         let appended = self.publisher.ingest().journal.append_all(accepted).await;
@@ -133,12 +145,11 @@ impl RelayService for Relayed {
         let name: DeliveryName = delivery
             .parse()
             .map_err(|_| ApiError::invalid_field("delivery", "is not a name"))?;
-        let tenant = TenantName {
-            tenant: name.tenant.clone(),
-        };
-        let admission = self.admit(&tenant, slot_table_version).await?;
-        let redeliverer = self.deliveries.redeliverer();
-        let new = redeliverer.append(&admission, &name, event.into()).await;
+        let (redeliverer, event) = (self.deliveries.redeliverer(), event.into());
+        let shard = redeliverer.shard(&name, &event);
+        let shard = shard.map_err(|error| redelivery_error(error, &name))?;
+        let admission = self.admit(&shard, slot_table_version).await?;
+        let new = redeliverer.append(&admission, &shard, &name, event).await;
         let new = new.map_err(|error| redelivery_error(error, &name))?;
         Ok(Response::new(RedeliverResponse {
             delivery: new.name.to_string(),

@@ -9,6 +9,7 @@ use hookfleet_contract::{
     partition::UNORDERED,
     response::Verdict,
     retry::{self, Jitter, Progress},
+    shard::Shard,
     time::Timestamp,
 };
 use hookfleet_proto::v1::{DeadLetterReason, subscription::SuspendReason};
@@ -18,8 +19,8 @@ use super::{Uid, health::Hint};
 /// What the core needs to know of a subscription.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Whose it is.
-    pub tenant: TenantId,
+    /// Whose it is, and which part of it.
+    pub shard: Shard,
     /// Scheme, host and port of its callback URL: the endpoint.
     pub endpoint: Arc<str>,
     /// When a failed delivery is tried again.

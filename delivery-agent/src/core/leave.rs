@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use hookfleet_contract::{name::TenantId, partition::UNORDERED, time::Timestamp};
+use hookfleet_contract::{partition::UNORDERED, shard::Shard, time::Timestamp};
 
 use super::{
     Command, Core, End, QueueId, Waiting, ended,
@@ -17,9 +17,9 @@ use super::{
 const LOT_BYTES: u64 = 2 << 20;
 
 impl Core {
-    /// The deliveries of these tenants are to go on elsewhere, as far as that is possible.
-    pub fn handle_leaving(&mut self, tenants: &BTreeSet<TenantId>, now: Timestamp) {
-        for key in self.tables.of(tenants) {
+    /// The deliveries in these shards are to go on elsewhere, as far as that is possible.
+    pub fn handle_leaving(&mut self, shards: &BTreeSet<Shard>, now: Timestamp) {
+        for key in self.tables.of(shards) {
             self.tables.subscriptions[key].leaving = true;
             self.refresh(key, now);
         }

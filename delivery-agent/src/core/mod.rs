@@ -41,7 +41,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use hookfleet_contract::{
-    id::DeliveryId, name::TenantId, partition::UNORDERED, retry::Progress, time::Timestamp,
+    id::DeliveryId, partition::UNORDERED, retry::Progress, shard::Shard, time::Timestamp,
 };
 use hookfleet_proto::v1::DeadLetterReason;
 use rustc_hash::FxBuildHasher;
@@ -115,11 +115,11 @@ impl Core {
         self.tables.find(subscription).is_some()
     }
 
-    /// The tenants that have deliveries here, once every subscription with deliveries has been heard of.
+    /// The shards that have deliveries here, once every subscription with deliveries has been heard of.
     #[must_use]
-    pub fn tenants(&self) -> Option<BTreeSet<TenantId>> {
+    pub fn shards(&self) -> Option<BTreeSet<Shard>> {
         let all_known = self.tables.unknown().is_empty();
-        all_known.then(|| self.tables.users().cloned().collect())
+        all_known.then(|| self.tables.users().collect())
     }
 
     /// A subscription is new or has changed. One without deliveries is forgotten at once.

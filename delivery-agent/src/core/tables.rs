@@ -4,11 +4,11 @@
 //! **Invariant:** a number is given to another only when nothing refers to it any more.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use hookfleet_contract::{name::TenantId, time::Timestamp};
+use hookfleet_contract::{name::TenantId, shard::Shard, time::Timestamp};
 use rustc_hash::FxBuildHasher;
 use slab::Slab;
 
@@ -45,7 +45,8 @@ pub(super) struct Tables {
 #[derive(Debug)]
 pub(super) struct Tenant {
     id: TenantId,
-    n_users: usize,
+    /// How many subscriptions refer to it, by the number of their shard.
+    n_users: BTreeMap<u8, usize>,
     shares: [Share; 4],
 }
 
@@ -71,11 +72,11 @@ impl Tables {
         unknown.map(|(key, _)| key).collect()
     }
 
-    /// The subscriptions of these tenants that are not leaving yet.
-    pub(super) fn of(&self, tenants: &BTreeSet<TenantId>) -> Vec<usize> {
+    /// The subscriptions in these shards that are not leaving yet.
+    pub(super) fn of(&self, shards: &BTreeSet<Shard>) -> Vec<usize> {
         let is_of = |it: &Subscription| {
             let live = it.phase.live();
-            !it.leaving && live.is_some_and(|it| tenants.contains(&it.settings.tenant))
+            !it.leaving && live.is_some_and(|it| shards.contains(&it.settings.shard))
         };
         let all = self.subscriptions.iter();
         all.filter(|(_, it)| is_of(it))
@@ -84,9 +85,15 @@ impl Tables {
     }
 
     /// Those that have deliveries.
-    pub(super) fn users(&self) -> impl Iterator<Item = &TenantId> {
+    pub(super) fn users(&self) -> impl Iterator<Item = Shard> {
         let tenants = self.tenants.iter().map(|(_, tenant)| tenant);
-        tenants.filter(|it| it.n_users > 0).map(|it| &it.id)
+        tenants.flat_map(|it| {
+            let numbers = it.n_users.keys();
+            numbers.map(|&number| Shard {
+                tenant: it.id.clone(),
+                number,
+            })
+        })
     }
 
     /// A subscription that has not been heard of.
@@ -102,14 +109,14 @@ impl Tables {
     pub(super) fn attach(&mut self, key: usize, settings: Settings) -> (usize, Option<Left>) {
         if let Phase::Live(live) = &mut self.subscriptions[key].phase
             && live.settings.endpoint == settings.endpoint
-            && live.settings.tenant == settings.tenant
+            && live.settings.shard == settings.shard
         {
             live.settings = settings;
             return (live.endpoint, None);
         }
-        let tenant = self.tenant(&settings.tenant);
+        let tenant = self.tenant(&settings.shard.tenant);
         let endpoint = self.endpoint(&settings.endpoint);
-        self.tenants[tenant].n_users += 1;
+        self.tenants[tenant].enter(settings.shard.number);
         self.endpoints[endpoint].n_users += 1;
         let left = self.detach(key);
         self.subscriptions[key].phase = Phase::Live(Live {
@@ -157,7 +164,7 @@ impl Tables {
     /// Forgets a tenant that nobody refers to.
     pub(super) fn leave_tenant(&mut self, key: usize) {
         let tenant = &self.tenants[key];
-        if tenant.n_users == 0 && tenant.shares.iter().all(Share::is_idle) {
+        if tenant.n_users.is_empty() && tenant.shares.iter().all(Share::is_idle) {
             let removed = self.tenants.remove(key);
             self.by_tenant.remove(&removed.id);
         }
@@ -169,9 +176,10 @@ impl Tables {
             return None;
         }
         let Settings {
-            tenant, endpoint, ..
+            shard, endpoint, ..
         } = &live.settings;
-        let until = self.pauses.get(&(tenant.clone(), Arc::clone(endpoint)));
+        let place = (shard.tenant.clone(), Arc::clone(endpoint));
+        let until = self.pauses.get(&place);
         until.copied().filter(|&until| until > now)
     }
 
@@ -181,10 +189,10 @@ impl Tables {
             return;
         };
         let Settings {
-            tenant, endpoint, ..
+            shard, endpoint, ..
         } = &live.settings;
-        let pause = self.pauses.entry((tenant.clone(), Arc::clone(endpoint)));
-        let pause = pause.or_insert(until);
+        let place = (shard.tenant.clone(), Arc::clone(endpoint));
+        let pause = self.pauses.entry(place).or_insert(until);
         *pause = until.max(*pause);
         if self.pauses.len() > self.max_pauses {
             self.pauses.retain(|_, until| *until > now);
@@ -230,7 +238,7 @@ impl Tables {
         }
         let key = self.tenants.insert(Tenant {
             id: id.clone(),
-            n_users: 0,
+            n_users: BTreeMap::new(),
             shares: Default::default(),
         });
         self.by_tenant.insert(id.clone(), key);
@@ -251,14 +259,13 @@ impl Tables {
     /// The subscription refers to no tenant and endpoint any more.
     fn detach(&mut self, key: usize) -> Option<Left> {
         let subscription = &mut self.subscriptions[key];
-        let &Live {
-            tenant, endpoint, ..
-        } = subscription.phase.live()?;
+        let live = subscription.phase.live()?;
+        let (tenant, endpoint, number) = (live.tenant, live.endpoint, live.settings.shard.number);
         if subscription.place == Place::Endpoint {
             subscription.place = Place::Nowhere;
             self.endpoints[endpoint].waiters.retain(|&it| it != key);
         }
-        self.tenants[tenant].n_users -= 1;
+        self.tenants[tenant].leave(number);
         self.leave_tenant(tenant);
         self.endpoints[endpoint].n_users -= 1;
         self.leave_endpoint(endpoint)
@@ -283,6 +290,23 @@ impl Default for Tables {
 }
 
 // === impl Tenant ===
+
+impl Tenant {
+    /// A subscription in this shard refers to it.
+    fn enter(&mut self, number: u8) {
+        *self.n_users.entry(number).or_default() += 1;
+    }
+
+    /// A subscription in this shard refers to it no longer.
+    fn leave(&mut self, number: u8) {
+        if let Some(n_users) = self.n_users.get_mut(&number) {
+            *n_users -= 1;
+            if *n_users == 0 {
+                self.n_users.remove(&number);
+            }
+        }
+    }
+}
 
 impl Holder for Tenant {
     fn share(&mut self, lane: Lane) -> &mut Share {

@@ -8,6 +8,7 @@ use hookfleet_contract::{
     partition::UNORDERED,
     response::Verdict,
     retry::{Jitter, Policy, Progress, Retry},
+    shard::Shard,
     time::Timestamp,
 };
 use hookfleet_proto::v1::{DeadLetterReason, FailureKind, subscription::SuspendReason};
@@ -537,7 +538,7 @@ impl Rig {
 
     fn settings(&self) -> Settings {
         Settings {
-            tenant: self.tenant.parse().unwrap(),
+            shard: Shard::first(&self.tenant.parse().unwrap()),
             endpoint: ENDPOINT.into(),
             policy: Arc::new(Policy::default()),
             max_in_flight: 64,
@@ -589,8 +590,8 @@ impl Rig {
 
     /// Everything is to go on elsewhere.
     fn leave(&mut self) {
-        let tenants = [self.tenant.parse().unwrap()].into();
-        self.core.handle_leaving(&tenants, self.now);
+        let shards = [Shard::first(&self.tenant.parse().unwrap())].into();
+        self.core.handle_leaving(&shards, self.now);
     }
 
     fn recover(&mut self, subscription: Uid, n: u64) {

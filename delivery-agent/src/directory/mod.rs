@@ -4,6 +4,9 @@
 //! It is made for a million subscriptions: each stands once in memory and is referred to by three pointers, and a change
 //! costs about as much as what changes.
 //!
+//! A tenant that is spread over several slots stands here once, too: what its subscriptions are called in a shard, and what
+//! share of their limits each shard has, is computed when it is asked for.
+//!
 //! **Invariant:** a reader sees each tenant's subscriptions either before or after a change, never
 //! in between.
 
@@ -19,6 +22,7 @@ use std::{
 
 use hookfleet_contract::{
     name::{SubscriptionId, TenantId},
+    shard::{self, Shard, Spread},
     subscription::Subscription,
 };
 
@@ -44,6 +48,7 @@ struct ByUid(Arc<Subscription>);
 #[derive(Clone, Debug, Default)]
 pub struct Tenant {
     suspended: bool,
+    spread: Spread,
     /// Ordered by id.
     subscriptions: Vec<Arc<Subscription>>,
     /// By the text of each pattern, ordered by id; `*` is under itself.
@@ -59,7 +64,11 @@ pub enum Change {
         tenant: TenantId,
         /// Whether its deliveries wait.
         suspended: bool,
+        /// In how many shards they may be.
+        shards: u8,
     },
+    /// A tenant's events go to so many shards from now on.
+    Spread(TenantId, u8),
     /// A tenant is gone, with its subscriptions.
     TenantGone(TenantId),
     /// A subscription is new or has changed.
@@ -77,9 +86,16 @@ pub enum Effect {
         subscription: Arc<Subscription>,
         /// It or its tenant is suspended.
         suspended: bool,
+        /// In how many shards.
+        spread: Spread,
     },
     /// The subscription is gone.
-    Ended(Uid),
+    Ended {
+        /// What it was called in the first shard.
+        uid: Uid,
+        /// In how many shards it was.
+        shards: u8,
+    },
 }
 
 // === impl Directory ===
@@ -98,32 +114,54 @@ impl Directory {
         self.read(|known| known.tenants.iter().map(pair).collect())
     }
 
-    /// The subscription with this uid, if it is known.
+    /// The subscription that has this uid in one of its tenant's shards, if it is known.
     #[must_use]
     pub fn subscription(&self, uid: &Uid) -> Option<Arc<Subscription>> {
-        self.read(|known| known.by_uid.get(uid).map(|it| Arc::clone(&it.0)))
+        self.read(|known| known.find(uid).map(|(it, _)| Arc::clone(it)))
     }
 
-    /// What the core needs to know of the subscription with this uid, if it is known.
+    /// Of how many shards of a tenant its events are, as far as that is known.
+    #[must_use]
+    pub fn spread(&self, tenant: &TenantId) -> u8 {
+        let spread = self.read(|known| Some(known.tenants.get(tenant)?.spread));
+        spread.unwrap_or_default().events
+    }
+
+    /// What the core needs to know of the subscription that has this uid in one of its tenant's shards, if it is known.
     #[must_use]
     pub fn settings(&self, uid: &Uid) -> Option<Settings> {
         self.read(|known| {
-            let ByUid(subscription) = known.by_uid.get(uid)?;
+            let (subscription, number) = known.find(uid)?;
             let tenant = known.tenants.get(&subscription.name.tenant)?;
             let suspended = tenant.suspended || subscription.suspended;
-            Some(Self::settings_of(subscription, suspended))
+            Some(Self::settings_of(
+                subscription,
+                suspended,
+                tenant.spread,
+                number,
+            ))
         })
     }
 
-    /// What the core needs to know of a subscription.
+    /// What the core needs to know of a subscription in one of its tenant's shards, which has an equal share of what the
+    /// subscription may do.
     #[must_use]
-    pub fn settings_of(subscription: &Subscription, suspended: bool) -> Settings {
+    pub fn settings_of(
+        subscription: &Subscription,
+        suspended: bool,
+        spread: Spread,
+        number: u8,
+    ) -> Settings {
+        let per_second = subscription.max_requests_per_second;
         Settings {
-            tenant: subscription.name.tenant.clone(),
+            shard: Shard {
+                tenant: subscription.name.tenant.clone(),
+                number,
+            },
             endpoint: subscription.target.origin().into(),
             policy: Arc::clone(&subscription.policy),
-            max_in_flight: subscription.max_in_flight,
-            max_requests_per_second: subscription.max_requests_per_second,
+            max_in_flight: subscription.max_in_flight.div_ceil(spread.events.into()),
+            max_requests_per_second: per_second.map(|it| it / f64::from(spread.events)),
             suspended,
         }
     }
@@ -146,58 +184,82 @@ impl Directory {
 // === impl Known ===
 
 impl Known {
+    /// The subscription that has this uid in one of its tenant's shards, and the number of that.
+    fn find(&self, uid: &Uid) -> Option<(&Arc<Subscription>, u8)> {
+        if let Some(ByUid(subscription)) = self.by_uid.get(uid) {
+            return Some((subscription, 0));
+        }
+        let (original, number) = shard::original(*uid);
+        let ByUid(subscription) = self.by_uid.get(&original)?;
+        Some((subscription, number))
+    }
+
     fn apply(&mut self, change: Change, effects: &mut Vec<Effect>) {
         match change {
-            Change::Tenant { tenant, suspended } => {
+            Change::Tenant {
+                tenant,
+                suspended,
+                shards,
+            } => {
                 let tenant = edit(self.tenants.entry(tenant));
-                if tenant.suspended != suspended {
-                    tenant.suspended = suspended;
-                    effects.extend(tenant.subscriptions.iter().map(|it| live(it, suspended)));
+                let spread = Spread {
+                    // They may have deliveries for as long as the tenant is known.
+                    shards: shards.max(tenant.spread.shards),
+                    ..tenant.spread
+                };
+                if (tenant.suspended, tenant.spread) != (suspended, spread) {
+                    (tenant.suspended, tenant.spread) = (suspended, spread);
+                    effects.extend(tenant.subscriptions.iter().map(|it| tenant.live(it)));
                 }
             }
+            Change::Spread(tenant, spread) => {
+                let tenant = edit(self.tenants.entry(tenant));
+                tenant.spread.events = spread;
+                effects.extend(tenant.subscriptions.iter().map(|it| tenant.live(it)));
+            }
             Change::TenantGone(tenant) => {
-                let tenant = self.tenants.remove(&tenant);
-                for subscription in tenant.iter().flat_map(|it| &it.subscriptions) {
-                    self.end(subscription.uid, effects);
+                let Some(tenant) = self.tenants.remove(&tenant) else {
+                    return;
+                };
+                for subscription in &tenant.subscriptions {
+                    self.end(subscription.uid, tenant.spread, effects);
                 }
             }
             Change::Subscription(subscription) => {
                 let tenant = edit(self.tenants.entry(subscription.name.tenant.clone()));
-                let effect = live(&subscription, tenant.suspended);
+                let (effect, shards) = (tenant.live(&subscription), tenant.spread.shards);
                 if let Some(previous) = tenant.insert(Arc::clone(&subscription)) {
                     self.by_uid.remove(&previous.uid);
                     if previous.uid != subscription.uid {
-                        effects.push(Effect::Ended(previous.uid));
+                        let uid = previous.uid;
+                        effects.push(Effect::Ended { uid, shards });
                     }
                 }
                 self.by_uid.insert(ByUid(subscription));
                 effects.push(effect);
             }
             Change::SubscriptionGone(tenant, id) => {
-                let tenant = self.tenants.get_mut(&tenant).map(Arc::make_mut);
-                if let Some(gone) = tenant.and_then(|it| it.remove(&id)) {
-                    self.end(gone.uid, effects);
+                let Some(tenant) = self.tenants.get_mut(&tenant).map(Arc::make_mut) else {
+                    return;
+                };
+                if let Some(gone) = tenant.remove(&id) {
+                    let spread = tenant.spread;
+                    self.end(gone.uid, spread, effects);
                 }
             }
         }
     }
 
-    fn end(&mut self, uid: Uid, effects: &mut Vec<Effect>) {
+    fn end(&mut self, uid: Uid, spread: Spread, effects: &mut Vec<Effect>) {
         self.by_uid.remove(&uid);
-        effects.push(Effect::Ended(uid));
+        let shards = spread.shards;
+        effects.push(Effect::Ended { uid, shards });
     }
 }
 
 /// The tenant to be changed: a copy of it only while somebody reads it.
 fn edit(entry: Entry<'_, TenantId, Arc<Tenant>>) -> &mut Tenant {
     Arc::make_mut(entry.or_default())
-}
-
-fn live(subscription: &Arc<Subscription>, tenant_suspended: bool) -> Effect {
-    Effect::Live {
-        subscription: Arc::clone(subscription),
-        suspended: tenant_suspended || subscription.suspended,
-    }
 }
 
 // === impl Tenant ===
@@ -207,6 +269,12 @@ impl Tenant {
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.suspended
+    }
+
+    /// Of how many shards its events are.
+    #[must_use]
+    pub fn spread(&self) -> u8 {
+        self.spread.events
     }
 
     /// The subscription with this id.
@@ -232,6 +300,14 @@ impl Tenant {
             found.dedup_by(|a, b| a.uid == b.uid);
         }
         found
+    }
+
+    fn live(&self, subscription: &Arc<Subscription>) -> Effect {
+        Effect::Live {
+            subscription: Arc::clone(subscription),
+            suspended: self.suspended || subscription.suspended,
+            spread: self.spread,
+        }
     }
 
     fn insert(&mut self, subscription: Arc<Subscription>) -> Option<Arc<Subscription>> {

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hookfleet_contract::{subscription::Subscription, target::Rules};
+use hookfleet_contract::{
+    name::TenantId,
+    shard::{Spread, replica},
+    subscription::Subscription,
+    target::Rules,
+};
 use hookfleet_proto::{fleet::SubscriptionSpec, v1};
 use proptest::prelude::*;
 
@@ -55,6 +60,51 @@ proptest! {
             check(&directory, &account, suspended);
         }
     }
+}
+
+#[test]
+fn a_subscription_has_a_name_and_a_share_in_each_shard() {
+    let directory = Directory::default();
+    let uid = uuid::Builder::from_random_bytes([9; 16]).into_uuid();
+    let spec = SubscriptionSpec {
+        subscription: Some(v1::Subscription {
+            name: "tenants/acme/subscriptions/s".to_owned(),
+            uid: uid.to_string(),
+            callback_url: "https://hooks.acme.com/".to_owned(),
+            event_types: vec!["*".to_owned()],
+            max_in_flight: 10,
+            max_requests_per_second: 20.0,
+            ..v1::Subscription::default()
+        }),
+        ..SubscriptionSpec::default()
+    };
+    let subscription = Subscription::try_new(&spec, &Rules::default()).unwrap();
+    let (tenant, uid): (TenantId, _) = ("acme".parse().unwrap(), subscription.uid);
+    directory.apply(vec![
+        Change::Tenant {
+            tenant: tenant.clone(),
+            suspended: false,
+            shards: 8,
+        },
+        Change::Subscription(Arc::new(subscription)),
+    ]);
+    let share = |number: u8| {
+        let settings = directory.settings(&replica(uid, number)).unwrap();
+        assert_eq!(settings.shard.number, number);
+        (settings.max_in_flight, settings.max_requests_per_second)
+    };
+    assert_eq!(share(7), (10, Some(20.0)));
+    let effects = directory.apply(vec![Change::Spread(tenant.clone(), 4)]);
+    let expected = Spread {
+        events: 4,
+        shards: 8,
+    };
+    assert!(matches!(effects[..], [Effect::Live { spread, .. }] if spread == expected));
+    assert_eq!((share(0), share(7)), ((3, Some(5.0)), (3, Some(5.0))));
+    assert_eq!(directory.subscription(&replica(uid, 63)).unwrap().uid, uid);
+    let effects = directory.apply(vec![Change::TenantGone(tenant)]);
+    assert!(matches!(effects[..], [Effect::Ended { shards: 8, .. }]));
+    assert!(directory.settings(&replica(uid, 7)).is_none());
 }
 
 /// Does the step in the account; returns the uids that ended.
@@ -134,7 +184,7 @@ fn ids(tenant: &super::Tenant, kind: &str) -> Vec<String> {
 
 fn ended(effect: &Effect) -> Option<u8> {
     match effect {
-        Effect::Ended(uid) => Some(uid[15]),
+        Effect::Ended { uid, .. } => Some(uid[15]),
         Effect::Live { .. } => None,
     }
 }
@@ -174,6 +224,7 @@ fn change(step: &Step) -> Change {
         Step::Suspend { tenant, suspended } => Change::Tenant {
             tenant: TENANTS[*tenant].parse().unwrap(),
             suspended: *suspended,
+            shards: 1,
         },
         Step::RemoveTenant(tenant) => Change::TenantGone(TENANTS[*tenant].parse().unwrap()),
     }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use hookfleet_contract::name::TenantId;
+use hookfleet_contract::shard::Shard;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{core::Counts, directory::Effect};
@@ -28,15 +28,15 @@ pub struct Handle {
 pub(super) enum Input {
     Effects(Vec<Effect>),
     AllKnown,
-    Tenants(Asked),
-    Leave(BTreeSet<TenantId>),
+    Shards(Asked),
+    Leave(BTreeSet<Shard>),
 }
 
 /// A question that is answered once all events before `next_seq` have been handed to the core.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) next_seq: u64,
-    pub(super) reply: oneshot::Sender<Option<BTreeSet<TenantId>>>,
+    pub(super) reply: oneshot::Sender<Option<BTreeSet<Shard>>>,
 }
 
 /// What it tells.
@@ -71,17 +71,17 @@ impl Handle {
         self.tell(Input::AllKnown).await;
     }
 
-    /// The tenants that have deliveries of events before `next_seq`, or later ones. Nothing before every subscription
+    /// The shards that have deliveries of events before `next_seq`, or later ones. Nothing before every subscription
     /// with deliveries is known.
-    pub async fn tenants(&self, next_seq: u64) -> Option<BTreeSet<TenantId>> {
+    pub async fn shards(&self, next_seq: u64) -> Option<BTreeSet<Shard>> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Input::Tenants(Asked { next_seq, reply })).await;
+        self.tell(Input::Shards(Asked { next_seq, reply })).await;
         answer.await.ok()?
     }
 
-    /// Tells that the deliveries of these tenants are to go on at other agents.
-    pub async fn leave(&self, tenants: BTreeSet<TenantId>) {
-        self.tell(Input::Leave(tenants)).await;
+    /// Tells that the deliveries in these shards are to go on at other agents.
+    pub async fn leave(&self, shards: BTreeSet<Shard>) {
+        self.tell(Input::Leave(shards)).await;
     }
 
     /// How much there is to do.

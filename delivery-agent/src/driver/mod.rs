@@ -4,6 +4,7 @@
 
 mod account;
 mod disk_queue;
+mod effects;
 mod handle;
 pub mod hints;
 mod perform;
@@ -300,26 +301,14 @@ impl Driver {
         match input {
             Input::Effects(effects) => {
                 for effect in effects {
-                    match effect {
-                        Effect::Live {
-                            subscription,
-                            suspended,
-                        } => {
-                            let uid = subscription.uid;
-                            if self.core.has(&uid) {
-                                let settings = Directory::settings_of(&subscription, suspended);
-                                self.core.handle_subscription(uid, settings, now);
-                            }
-                        }
-                        Effect::Ended(uid) => self.core.handle_ended(uid, now),
-                    }
+                    self.handle_effect(&effect, now);
                 }
             }
             Input::AllKnown => self.core.handle_all_known(now),
-            Input::Tenants(asked) => self.asked.push(asked),
-            Input::Leave(tenants) => {
+            Input::Shards(asked) => self.asked.push(asked),
+            Input::Leave(shards) => {
                 if now >= self.leave_after {
-                    self.core.handle_leaving(&tenants, now);
+                    self.core.handle_leaving(&shards, now);
                 }
             }
         }
@@ -340,7 +329,7 @@ impl Driver {
         let next_seq = self.next_seq;
         for asked in self.asked.extract_if(.., |it| it.next_seq <= next_seq) {
             // Whoever asked may have gone.
-            asked.reply.send(self.core.tenants()).ok();
+            asked.reply.send(self.core.shards()).ok();
         }
     }
 

@@ -1,16 +1,20 @@
 //! An event for all tenants: an event of its own for each that has a subscription which it matches.
 //!
+//! Whoever has a tenant's first slot makes the tenant's event, so that there is one even if agents do not agree at the moment
+//! over how many slots the tenant is spread. From there it goes where the tenant's events go.
+//!
 //! **Invariant:** answered only after the journal has all of it; doing it again makes nothing that is there already.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use hookfleet_contract::{event::Event, id::WebhookId, name::TenantId, slot::Slot};
+use hookfleet_contract::{event::Event, id::WebhookId, name::TenantId, shard::Shard, slot::Slot};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use super::{Ingest, Refused};
+use super::{Admitted, Ingest, Refused};
 use crate::{
+    directory::Tenant,
     journal::{NewEvent, Origin},
     relay::parking,
     slots::Admission,
@@ -33,7 +37,7 @@ pub struct Reach {
 }
 
 impl Ingest {
-    /// Accepts an event for all tenants of these slots.
+    /// Accepts an event for all tenants whose first slots are among these.
     ///
     /// # Errors
     /// As [`Ingest::publish`]; it may be accepted for some of them.
@@ -47,24 +51,56 @@ impl Ingest {
         event: &Event,
     ) -> Result<Reach, Refused> {
         let bytes = Bytes::from(event.cloud_event().encode_to_vec());
-        let tenants = self.directory.tenants();
-        let mut wanted = tenants.iter().filter_map(|(id, tenant)| {
-            let is_here = self.slots.slot(id).is_some_and(|it| slots.contains(&it));
-            let new = (is_here && !tenant.is_suspended())
-                .then(|| self.matched(id, tenant, event, bytes.clone()));
-            new.filter(|it| !it.targets.is_empty())
+        let mut tenants = self.directory.tenants();
+        tenants.retain(|(id, tenant)| {
+            let slot = self.slots.slot(&Shard::first(id));
+            slot.is_some_and(|it| slots.contains(&it)) && !tenant.is_suspended()
+        });
+        let is_spread = |(_, tenant): &&(TenantId, Arc<Tenant>)| tenant.spread() > 1;
+        let simple = tenants.iter().filter(|it| !is_spread(it));
+        let mut wanted = simple.filter_map(|(id, tenant)| {
+            let new = self.matched(&Shard::first(id), tenant, event, bytes.clone());
+            (!new.targets.is_empty()).then_some(new)
         });
         let mut reach = Reach::default();
         loop {
             let chunk: Vec<NewEvent> = wanted.by_ref().take(CHUNK).collect();
             if chunk.is_empty() {
-                return Ok(reach);
+                break;
             }
             for appended in self.journal.append_all(chunk).await? {
                 reach.n_deliveries += appended.n_targets;
                 reach.is_new |= !appended.duplicate;
             }
         }
+        for (id, tenant) in tenants.iter().filter(is_spread) {
+            if !tenant.matching(event.event_type()).is_empty() {
+                let spread = self.broadcast_spread(id, event).await?;
+                reach.n_deliveries += spread.n_deliveries;
+                reach.is_new |= spread.is_new;
+            }
+        }
+        Ok(reach)
+    }
+
+    /// Accepts the event of one tenant, or keeps it for the owner of its slot, to send it on at once.
+    async fn broadcast_spread(&self, tenant: &TenantId, event: &Event) -> Result<Reach, Refused> {
+        let event = event.cloud_event().clone();
+        let shard = self.shard(tenant, &event);
+        let accepted = match self.admit(&shard) {
+            Ok(Admitted::Here(admission)) => self.publish(&admission, &shard, vec![event]).await,
+            Ok(Admitted::There(_)) | Err(_) => self.park(&shard, vec![event]).await,
+        };
+        let receipts = match accepted {
+            // Since it was looked at.
+            Err(Refused::Suspended(_) | Refused::UnknownTenant(_)) => Vec::new(),
+            accepted => accepted?,
+        };
+        let receipts = receipts.into_iter().flatten();
+        Ok(receipts.fold(Reach::default(), |reach, it| Reach {
+            n_deliveries: reach.n_deliveries + it.n_deliveries,
+            is_new: reach.is_new || !it.duplicate,
+        }))
     }
 
     /// Keeps an event for all tenants of these slots, to send it on later.

@@ -5,6 +5,7 @@
 //! of one that is refused nothing is kept.
 
 pub mod broadcast;
+pub mod portion;
 pub mod redelivery;
 
 use std::{sync::Arc, time::Duration};
@@ -15,6 +16,7 @@ use hookfleet_contract::{
     id::WebhookId,
     name::{EventName, TenantId},
     partition::{UNORDERED, partition_of},
+    shard::{Shard, replica, shard_of},
     slot::Slot,
     violation::Violations,
 };
@@ -59,7 +61,7 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
-/// Where a tenant's events go.
+/// Where the events of a shard go.
 #[derive(Debug)]
 pub enum Admitted {
     /// Into this agent's journal.
@@ -91,19 +93,28 @@ pub const OVERLOAD_PAUSE: Duration = Duration::from_millis(250);
 // === impl Ingest ===
 
 impl Ingest {
-    /// Where a tenant's events are to go now.
-    ///
-    /// # Errors
-    /// [`Refused::NoOwner`].
-    pub fn admit(&self, tenant: &TenantId) -> Result<Admitted, Refused> {
-        match self.slots.admit(tenant, &self.agent_id) {
-            Ok(admission) => Ok(Admitted::Here(admission)),
-            Err(Some(owner)) => Ok(Admitted::There(owner)),
-            Err(None) => Err(Refused::NoOwner(tenant.clone())),
+    /// The shard that an event of a tenant is in.
+    #[must_use]
+    pub fn shard(&self, tenant: &TenantId, event: &CloudEvent) -> Shard {
+        Shard {
+            tenant: tenant.clone(),
+            number: shard_of(event, self.directory.spread(tenant)),
         }
     }
 
-    /// Accepts a tenant's events, in one group. Each has its own result, in the same order: a
+    /// Where the events of a shard are to go now.
+    ///
+    /// # Errors
+    /// [`Refused::NoOwner`].
+    pub fn admit(&self, shard: &Shard) -> Result<Admitted, Refused> {
+        match self.slots.admit(shard, &self.agent_id) {
+            Ok(admission) => Ok(Admitted::Here(admission)),
+            Err(Some(owner)) => Ok(Admitted::There(owner)),
+            Err(None) => Err(Refused::NoOwner(shard.tenant.clone())),
+        }
+    }
+
+    /// Accepts the events of a shard, in one group. Each has its own result, in the same order: a
     /// receipt, or everything that is wrong with it.
     ///
     /// # Errors
@@ -115,19 +126,19 @@ impl Ingest {
     pub async fn publish(
         &self,
         admission: &Admission,
-        tenant_id: &TenantId,
+        shard: &Shard,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
-        let slot = self.slot(tenant_id)?;
+        let slot = self.slot(shard)?;
         // Nothing with a key goes past what waits already, or past what another agent has.
         let must_wait = admission.has_previous() || self.parked.has(slot);
         let parks = |event: &NewEvent| {
             must_wait && event.targets.iter().any(|it| it.partition != UNORDERED)
         };
-        self.accept(tenant_id, events, parks).await
+        self.accept(shard, events, parks).await
     }
 
-    /// Keeps a tenant's events to send them on later.
+    /// Keeps the events of a shard to send them on later.
     ///
     /// # Errors
     /// As [`Ingest::publish`].
@@ -136,10 +147,10 @@ impl Ingest {
     /// As [`Ingest::publish`].
     pub async fn park(
         &self,
-        tenant: &TenantId,
+        shard: &Shard,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
-        self.accept(tenant, events, |_| true).await
+        self.accept(shard, events, |_| true).await
     }
 
     /// Accepts an event that was parked here and need not be any more.
@@ -152,24 +163,24 @@ impl Ingest {
     pub async fn unpark(
         &self,
         _admission: &Admission,
-        tenant: &TenantId,
+        shard: &Shard,
         event: CloudEvent,
     ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
-        self.accept(tenant, vec![event], |_| false).await
+        self.accept(shard, vec![event], |_| false).await
     }
 
     async fn accept(
         &self,
-        tenant_id: &TenantId,
+        shard: &Shard,
         events: Vec<CloudEvent>,
         parks: impl Fn(&NewEvent) -> bool,
     ) -> Result<Vec<Result<Receipt, Violations>>, Refused> {
-        let tenant = self.known(tenant_id)?;
-        let slot = self.slot(tenant_id)?;
+        let tenant = self.known(&shard.tenant)?;
+        let slot = self.slot(shard)?;
         let mut accepted = Vec::with_capacity(events.len());
         let mut results = Vec::with_capacity(events.len());
         for event in events {
-            let prepared = self.prepare(tenant_id, &tenant, event);
+            let prepared = self.prepare(shard, &tenant, event);
             results.push(prepared.map(|event| {
                 let (id, n_targets) = (event.webhook_id, event.targets.len());
                 let is_parked = parks(&event);
@@ -199,7 +210,7 @@ impl Ingest {
                 appended.n_targets = u32::try_from(n_targets).unwrap_or(u32::MAX);
                 self.parked.remove(slot, u64::from(appended.duplicate));
             }
-            receipt(tenant_id, event, &appended)
+            receipt(&shard.tenant, event, &appended)
         };
         Ok(results
             .into_iter()
@@ -207,9 +218,9 @@ impl Ingest {
             .collect())
     }
 
-    fn slot(&self, tenant: &TenantId) -> Result<Slot, Refused> {
-        let slot = self.slots.slot(tenant);
-        slot.ok_or_else(|| Refused::NoOwner(tenant.clone()))
+    fn slot(&self, shard: &Shard) -> Result<Slot, Refused> {
+        let slot = self.slots.slot(shard);
+        slot.ok_or_else(|| Refused::NoOwner(shard.tenant.clone()))
     }
 
     fn known(&self, tenant: &TenantId) -> Result<Arc<Tenant>, Refused> {
@@ -224,33 +235,27 @@ impl Ingest {
     /// Checks an event and finds the subscriptions that want it.
     fn prepare(
         &self,
-        tenant_id: &TenantId,
+        shard: &Shard,
         tenant: &Tenant,
         event: CloudEvent,
     ) -> Result<NewEvent, Violations> {
         let event = Event::try_new(event, &self.limits)?;
         let bytes = event.cloud_event().encode_to_vec();
-        Ok(self.matched(tenant_id, tenant, &event, bytes.into()))
+        Ok(self.matched(shard, tenant, &event, bytes.into()))
     }
 
     /// An event, encoded as `bytes`, with the subscriptions that want it.
-    fn matched(
-        &self,
-        tenant_id: &TenantId,
-        tenant: &Tenant,
-        event: &Event,
-        bytes: Bytes,
-    ) -> NewEvent {
+    fn matched(&self, shard: &Shard, tenant: &Tenant, event: &Event, bytes: Bytes) -> NewEvent {
         let targets = tenant.matching(event.event_type()).into_iter();
         let key = event.text("partitionkey").map(partition_of);
         let targets = targets.map(|it| Target {
-            uid: it.uid,
+            uid: replica(it.uid, shard.number),
             partition: key.filter(|_| it.is_ordered).unwrap_or(UNORDERED),
             subscription: it.name.subscription.clone(),
         });
         NewEvent {
-            tenant: tenant_id.clone(),
-            webhook_id: WebhookId::of(tenant_id, event.source(), event.id()),
+            tenant: shard.tenant.clone(),
+            webhook_id: WebhookId::of(&shard.tenant, event.source(), event.id()),
             accept_time: self.clock.now(),
             targets: targets.collect(),
             origin: Origin::Published,

@@ -9,6 +9,7 @@ use hookfleet_contract::{
     id::{DeliveryId, WebhookId},
     name::{DeliveryName, SubscriptionId},
     partition::UNORDERED,
+    shard::{Shard, replica},
     time::Timestamp,
 };
 
@@ -75,10 +76,21 @@ impl Redeliverer {
         let (journal, history) = (self.ingest.journal.clone(), self.history.clone());
         let kept = tokio::task::spawn_blocking(move || kept(&journal, &history, id));
         let event = kept.await.map_err(|_| Error::NotKept(id))??;
-        match self.ingest.admit(&delivery.tenant)? {
-            Admitted::Here(admission) => self.append(&admission, delivery, event).await,
+        let shard = self.shard(delivery, &event)?;
+        match self.ingest.admit(&shard)? {
+            Admitted::Here(admission) => self.append(&admission, &shard, delivery, event).await,
             Admitted::There(owner) => Ok(self.relay.redeliver(&owner, delivery, event).await?),
         }
+    }
+
+    /// The shard that the event of `delivery` is in now.
+    ///
+    /// # Errors
+    /// [`Error::NotKept`] if this is no event.
+    pub fn shard(&self, delivery: &DeliveryName, event: &Bytes) -> Result<Shard, Error> {
+        let event = Event::decode(event).map_err(|_| Error::NotKept(delivery.delivery))?;
+        let shard = self.ingest.shard(&delivery.tenant, event.cloud_event());
+        Ok(shard)
     }
 
     /// Delivers an event again, here.
@@ -88,6 +100,7 @@ impl Redeliverer {
     pub async fn append(
         &self,
         _admission: &Admission,
+        shard: &Shard,
         delivery: &DeliveryName,
         event: Bytes,
     ) -> Result<Redelivered, Error> {
@@ -105,7 +118,7 @@ impl Redeliverer {
             webhook_id: WebhookId::of(&delivery.tenant, parsed.source(), parsed.id()),
             accept_time,
             targets: vec![Target {
-                uid: subscription.uid,
+                uid: replica(subscription.uid, shard.number),
                 // It is late already: it waits for nobody, and nobody for it.
                 partition: UNORDERED,
                 subscription: delivery.subscription.clone(),

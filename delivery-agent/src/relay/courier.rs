@@ -92,11 +92,12 @@ impl Courier {
         let Ok(event) = CloudEvent::decode(stored.event.clone()) else {
             return refused("it cannot be decoded");
         };
-        match self.ingest.admit(tenant) {
+        let shard = self.ingest.shard(tenant, &event);
+        match self.ingest.admit(&shard) {
             Err(_) => later(),
             Ok(Admitted::Here(admission)) if admission.has_previous() => later(),
             Ok(Admitted::Here(admission)) => {
-                match self.ingest.unpark(&admission, tenant, event).await {
+                match self.ingest.unpark(&admission, &shard, event).await {
                     Ok(mut results) => match results.pop() {
                         Some(Err(violations)) => refused(&violations.to_string()),
                         Some(Ok(_)) | None => Verdict::Delivered,

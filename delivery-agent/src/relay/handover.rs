@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use hookfleet_contract::subscription::Subscription;
+use hookfleet_contract::{
+    shard::{self, Shard},
+    subscription::Subscription,
+};
 use hookfleet_proto::fleet::{HandOverRequest, HandedDelivery, HandedEvent};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::spawn_blocking};
@@ -65,6 +68,19 @@ struct Left {
     deliveries: Vec<HandedDelivery>,
 }
 
+// === impl Lot ===
+
+impl Lot {
+    /// The shard that all of it is in.
+    fn shard(&self) -> Shard {
+        let (_, number) = shard::original(self.queue.subscription);
+        Shard {
+            tenant: self.subscription.name.tenant.clone(),
+            number,
+        }
+    }
+}
+
 // === impl Left ===
 
 impl Left {
@@ -90,7 +106,7 @@ impl HandOver {
         while lots.recv_many(&mut waiting, MAX_LOTS).await > 0 {
             let mut by_agent: BTreeMap<String, (Owner, Vec<Lot>)> = BTreeMap::new();
             for lot in waiting.drain(..) {
-                match self.slots.owner(&lot.subscription.name.tenant) {
+                match self.slots.owner(&lot.shard()) {
                     Some(owner) if owner.agent_id != self.agent_id => {
                         let id = owner.agent_id.clone();
                         let (_, lots) = by_agent.entry(id).or_insert((owner, Vec::new()));

@@ -13,6 +13,7 @@ use std::{
 use hookfleet_contract::{
     name::SubscriptionId,
     retry::{Policy, Schedule},
+    shard::Shard,
     slot::Slot,
 };
 
@@ -102,7 +103,7 @@ pub fn settings() -> Option<Settings> {
         max_attempts: u32::MAX,
     };
     Some(Settings {
-        tenant: TENANT.parse().ok()?,
+        shard: Shard::first(&TENANT.parse().ok()?),
         endpoint: "hookfleet:parked".into(),
         policy: Arc::new(Policy {
             schedule,

@@ -1,6 +1,10 @@
 //! Deliveries that another agent began, as this one's journal keeps them. Pure.
 
-use hookfleet_contract::{id::WebhookId, retry::Progress};
+use hookfleet_contract::{
+    id::WebhookId,
+    retry::Progress,
+    shard::{self, Shard},
+};
 use hookfleet_proto::fleet::{HandedDelivery, HandedEvent};
 
 use crate::journal::{NewEvent, Origin, Stand, Target};
@@ -28,6 +32,16 @@ pub fn taken(event: HandedEvent) -> Result<NewEvent, &'static str> {
         event: event.into(),
         stands: deliveries.iter().map(stand).collect::<Result<_, _>>()?,
     })
+}
+
+/// The shard that all deliveries of an event are in.
+#[must_use]
+pub fn shard(event: &NewEvent) -> Shard {
+    let number = event.targets.first().map(|it| shard::original(it.uid).1);
+    Shard {
+        tenant: event.tenant.clone(),
+        number: number.unwrap_or(0),
+    }
 }
 
 fn target(delivery: &HandedDelivery) -> Result<Target, &'static str> {

@@ -226,9 +226,10 @@ mod tests {
             let (mirror, applied) = self.store(key).load(&Rules::default()).unwrap()?;
             let names = applied.changes.iter().filter_map(|change| match change {
                 Change::Tenant { tenant, .. } => Some(tenant.to_string()),
-                Change::TenantGone(_) | Change::Subscription(_) | Change::SubscriptionGone(..) => {
-                    None
-                }
+                Change::Spread(..)
+                | Change::TenantGone(_)
+                | Change::Subscription(_)
+                | Change::SubscriptionGone(..) => None,
             });
             Some((mirror, names.collect()))
         }
@@ -244,6 +245,7 @@ mod tests {
                 state: tenant::State::Active.into(),
                 ..Tenant::default()
             })),
+            shards: 0,
         }))
     }
 

@@ -10,6 +10,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt as _;
 use hookfleet_contract::{
+    shard::Shard,
     subscription::Subscription,
     time::Timestamp,
     verification::{
@@ -126,7 +127,9 @@ impl Verifier {
         let may_ask = |subscription: &Subscription| {
             let tenant = &subscription.name.tenant;
             let known = config.directory.tenant(tenant);
-            is_owner(&table, tenant, &config.agent_id) && known.is_some_and(|it| !it.is_suspended())
+            // One agent asks, whatever slots the tenant has besides.
+            let is_owner = is_owner(&table, &Shard::first(tenant), &config.agent_id);
+            is_owner && known.is_some_and(|it| !it.is_suspended())
         };
         let now = config.clock.now();
         while let Some(command) = self.agenda.poll_command(now, may_ask) {

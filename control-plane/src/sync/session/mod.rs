@@ -7,10 +7,12 @@
 //!
 //! **Invariants:** one update at a time is without its answer; an agent stands at a revision only once it has all
 //! changes up to it, whatever their type; an agent is told only subscriptions of slots that it owns, or that it still has
-//! deliveries of.
+//! deliveries of, and those of tenants with several shards: of these every agent is told, so that any of them may own one
+//! of the shards, or have deliveries of it left.
 
 mod lag;
 mod round;
+mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +23,12 @@ use std::{
 };
 
 use hookfleet_contract::{digest::Part, name::AgentId, time::Timestamp};
-use hookfleet_proto::fleet::{Ack, Leftovers, PartDigest, ResourceType, SlotTable};
+use hookfleet_proto::fleet::{Ack, Leftovers, PartDigest, ResourceType};
 
 use self::{
     lag::Lag,
-    round::{Round, in_slots, is_told},
+    round::{Round, in_slots, is_told, owned_by},
+    spread::Spread,
 };
 use crate::{
     cache::{Contents, Item, era::Era, part_of},
@@ -52,6 +55,8 @@ pub(crate) struct Session {
     lag: Lag,
     /// The slots whose subscriptions the agent has.
     told: BTreeSet<u16>,
+    /// Whose subscriptions it has besides.
+    spread: Spread,
     /// Those that it does not own, and since which version of the table. It says when it has nothing left of them.
     left: BTreeMap<u16, i64>,
     /// Those that it has nothing left of, and has not been told so.
@@ -146,6 +151,7 @@ impl Session {
                 now,
             ),
             told: known,
+            spread: Spread::at(stand, contents),
             left,
             dropped: BTreeSet::new(),
             round: None,
@@ -233,13 +239,17 @@ impl Session {
         }
         let changed = contents.changed_since(stand);
         let changed: BTreeSet<Part> = changed.iter().filter_map(|key| part_of(key)).collect();
+        let spread = self.spread.digests(contents);
         let wrong = digests.iter().find_map(|it| {
             let part = Part {
                 kind: it.r#type(),
                 slot: u16::try_from(it.slot).ok()?,
             };
             let is_told = part.kind != ResourceType::Subscription || self.told.contains(&part.slot);
-            let expected = if is_told { contents.digest(part) } else { 0 };
+            let expected = match is_told {
+                true => contents.digest(part),
+                false => spread.get(&part.slot).copied().unwrap_or(0),
+            };
             let is_retold = self.retold.get(&part) == Some(&expected);
             let is_wrong = it.digest != expected && !changed.contains(&part) && !is_retold;
             is_wrong.then_some((part, expected))
@@ -340,6 +350,7 @@ impl Session {
             self.lag.begin_anew(now);
             let owned = owned_by(&self.agent, contents.slot_table());
             self.told.extend(owned);
+            self.spread = Spread::now(contents);
             self.round = Some(Round::full(contents, &self.told));
             return;
         };
@@ -349,8 +360,13 @@ impl Session {
         }
         let dropped = std::mem::take(&mut self.dropped);
         let mut keys = contents.changed_since(stand);
-        keys.retain(|key| is_told(key, &self.told) || is_told(key, &dropped));
+        keys.retain(|key| {
+            let is_of_slots = |slots| is_told(key, slots, contents);
+            // What is gone may have been a tenant's that is gone too.
+            is_of_slots(&self.told) || is_of_slots(&dropped) || self.spread.has(key)
+        });
         keys.extend(in_slots(contents, &dropped));
+        keys.extend(self.spread.follow(contents));
         if keys.is_empty() {
             self.stand = Some(goal);
             self.lag.end_round();
@@ -372,17 +388,4 @@ impl Session {
         let is_due = self.bookmarked && now >= self.last_sent + self.heartbeat;
         is_due.then(|| Command::Bookmark(self.stand()))
     }
-}
-
-fn owned_by(agent: &AgentId, table: &SlotTable) -> BTreeSet<u16> {
-    let index = table
-        .owners
-        .iter()
-        .position(|owner| owner.agent_id == agent.as_str());
-    let place = index.and_then(|index| i32::try_from(index + 1).ok());
-    let slots = (0..).zip(&table.slot_owners);
-    slots
-        .filter(|(_, owner)| Some(**owner) == place)
-        .map(|(slot, _)| slot)
-        .collect()
 }

@@ -8,10 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use hookfleet_contract::slot::Slot;
-use hookfleet_proto::fleet::ResourceType;
+use hookfleet_contract::{name::AgentId, slot::Slot};
+use hookfleet_proto::fleet::{ResourceType, SlotTable};
 
-use super::Draft;
+use super::{Draft, spread};
 use crate::{
     cache::Contents,
     keys::{self, Kind},
@@ -53,7 +53,7 @@ impl Round {
                 ResourceType::Tenant,
                 keys_with(contents, keys::TENANTS).collect(),
             ),
-            phase(ResourceType::Subscription, in_slots(contents, owned)),
+            phase(ResourceType::Subscription, subscriptions(contents, owned)),
             phase(
                 ResourceType::SlotTable,
                 keys_with(contents, keys::SLOTS).collect(),
@@ -151,7 +151,8 @@ impl Phase {
         (draft.kind, draft.full) = (self.kind, self.full);
         let (mut n_resources, mut n_bytes) = (0, 0);
         while let Some(key) = self.keys.front() {
-            let item = contents.get(key).filter(|_| is_told(key, owned)).cloned();
+            let item = contents.get(key);
+            let item = item.filter(|_| is_told(key, owned, contents)).cloned();
             n_bytes += key.len() + item.as_ref().map_or(0, |item| item.value.len());
             if n_resources == MAX_RESOURCES || (n_bytes > MAX_BYTES && n_resources > 0) {
                 return;
@@ -169,10 +170,24 @@ impl Phase {
     }
 }
 
+/// The subscriptions that the owner of these slots is told of, each once.
+fn subscriptions(contents: &Contents, owned: &BTreeSet<u16>) -> VecDeque<Arc<str>> {
+    let mut keys = in_slots(contents, owned);
+    let elsewhere = spread::subscriptions(contents, contents.shards().keys());
+    let is_elsewhere = |key: &Arc<str>| {
+        let kind = keys::parse(key);
+        !matches!(kind, Some(Kind::Subscription(slot, _)) if owned.contains(&slot.0))
+    };
+    keys.extend(elsewhere.into_iter().filter(is_elsewhere));
+    keys
+}
+
 /// Whether the owner of these slots is told what is at a key.
-pub(super) fn is_told(key: &str, owned: &BTreeSet<u16>) -> bool {
+pub(super) fn is_told(key: &str, owned: &BTreeSet<u16>, contents: &Contents) -> bool {
     match keys::parse(key) {
-        Some(Kind::Subscription(slot, _)) => owned.contains(&slot.0),
+        Some(Kind::Subscription(slot, name)) => {
+            owned.contains(&slot.0) || contents.shards().contains_key(&name.tenant)
+        }
         Some(Kind::Key(_) | Kind::Tenant(_) | Kind::Slots) => true,
         Some(Kind::Agent(_) | Kind::Fleet) | None => false,
     }
@@ -189,4 +204,18 @@ pub(super) fn in_slots<'a>(
 
 fn keys_with<'a>(contents: &'a Contents, prefix: &'a str) -> impl Iterator<Item = Arc<str>> {
     contents.with_prefix(prefix).map(|(key, _)| Arc::clone(key))
+}
+
+/// The slots of an agent.
+pub(super) fn owned_by(agent: &AgentId, table: &SlotTable) -> BTreeSet<u16> {
+    let index = table
+        .owners
+        .iter()
+        .position(|owner| owner.agent_id == agent.as_str());
+    let place = index.and_then(|index| i32::try_from(index + 1).ok());
+    let slots = (0..).zip(&table.slot_owners);
+    slots
+        .filter(|(_, owner)| Some(**owner) == place)
+        .map(|(slot, _)| slot)
+        .collect()
 }

@@ -1,7 +1,11 @@
 //! Sessions on contents that are made by hand. Every agent here is `a`.
 
 use bytes::Bytes;
-use hookfleet_proto::fleet::SlotOwner;
+use hookfleet_contract::{digest::digest, slot::slot_of};
+use hookfleet_proto::{
+    fleet::{SlotOwner, SlotTable, StoredTenant},
+    v1::Tenant,
+};
 use prost::Message as _;
 
 use super::*;
@@ -476,6 +480,89 @@ fn an_agent_that_does_not_answer_or_says_nothing_is_given_up() {
         stuck.poll_command(&contents, late),
         Some(Command::Close(Reason::Unanswered))
     );
+}
+
+/// A tenant whose events go to so many shards.
+fn tenant(id: &str, mod_revision: Revision, spread: i32) -> Change {
+    let stored = StoredTenant {
+        tenant: Some(Tenant {
+            spread,
+            ..Tenant::default()
+        }),
+        ..StoredTenant::default()
+    };
+    put(
+        &format!("tenant/{id}"),
+        mod_revision,
+        stored.encode_to_vec(),
+    )
+}
+
+/// The key of a subscription of the tenant `t`, and the slots of others.
+fn of_t(id: &str) -> (String, Vec<usize>) {
+    let name = format!("tenants/t/subscriptions/{id}");
+    let slot = usize::from(slot_of(&"t".parse().unwrap(), 4).0);
+    let others = (0..4).filter(|it| *it != slot).collect();
+    (keys::subscription(&name.parse().unwrap(), 4), others)
+}
+
+#[test]
+fn everybody_is_told_of_a_spread_tenants_subscriptions_as_long_as_there_are_any() {
+    let ((s1, others), (s2, _)) = (of_t("s1"), of_t("s2"));
+    let mut contents = contents(vec![tenant("t", 1, 1), put(&s1, 2, ""), slots(3, &others)]);
+    let mut session = session(None, &contents);
+    assert!(!talk(&mut session, &contents).concat().contains("s1"));
+
+    apply(&mut contents, vec![tenant("t", 4, 2)]);
+    let expected = ["tenants last ->3 t@4", "subscriptions last ->4 s1@2"];
+    assert_eq!(talk(&mut session, &contents), expected);
+    apply(&mut contents, vec![put(&s2, 5, "")]);
+    assert_eq!(
+        talk(&mut session, &contents),
+        ["subscriptions last ->5 s2@5"]
+    );
+    // An agent that was away is told of it if it may not have heard.
+    for (stand, n_told) in [(3, 2), (4, 1), (5, 0)] {
+        let mut again = self::session(Some(stand), &contents);
+        let said = talk(&mut again, &contents);
+        assert_eq!(said.concat().matches(" s").count(), n_told, "{said:?}");
+    }
+
+    apply(
+        &mut contents,
+        vec![delete(&s1, 6), delete(&s2, 7), delete("tenant/t", 8)],
+    );
+    let expected = ["subscriptions last ->5 -s1 -s2", "tenants last ->8 -t"];
+    assert_eq!(talk(&mut session, &contents), expected);
+}
+
+#[test]
+fn what_an_agent_has_of_spread_tenants_is_expected_of_it() {
+    let (s1, others) = of_t("s1");
+    let mut contents = contents(vec![tenant("t", 1, 2), put(&s1, 2, ""), slots(3, &others)]);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    let says = |session: &mut Session, contents: &Contents, digest| {
+        let said = PartDigest {
+            r#type: ResourceType::Subscription.into(),
+            slot: slot_of(&"t".parse().unwrap(), 4).0.into(),
+            digest,
+        };
+        session.handle_digests(&[said], contents).is_some()
+    };
+    let right = digest("tenants/t/subscriptions/s1", 2);
+    assert!(!says(&mut session, &contents, right));
+    assert!(says(&mut session, &contents, 0), "it lacks something");
+    let said = talk(&mut session, &contents);
+    assert!(
+        said.contains(&"subscriptions full last ->0 s1@2".to_owned()),
+        "{said:?}"
+    );
+    // Of others it has nothing.
+    apply(&mut contents, vec![delete("tenant/t", 4), delete(&s1, 5)]);
+    talk(&mut session, &contents);
+    assert!(!says(&mut session, &contents, 0));
+    assert!(says(&mut session, &contents, right));
 }
 
 #[test]

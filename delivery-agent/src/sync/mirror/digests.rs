@@ -1,6 +1,6 @@
 //! What was told comes to, part by part, for the control plane to compare. A few parts go with each heartbeat.
 
-use hookfleet_contract::digest::{Digests, Part};
+use hookfleet_contract::digest::{Digests, Part, digest};
 use hookfleet_proto::fleet::PartDigest;
 
 use super::Place;
@@ -50,10 +50,10 @@ impl Told {
             return;
         };
         if let Some(revision) = before {
-            self.digests.remove(part, &name, revision);
+            self.digests.remove(part, digest(&name, revision));
         }
         if let Some(revision) = after {
-            self.digests.add(part, &name, revision);
+            self.digests.add(part, digest(&name, revision));
         }
     }
 }

@@ -4,11 +4,12 @@
 //!
 //! **Invariants:** what a full set does not have is gone at its last chunk, and not before; a resource that cannot be
 //! applied is reported and its last good version stays; no older revision replaces a newer one, but in a full set: the
-//! control plane has compared, and knows better what is newest.
+//! control plane has compared, and knows better what is newest; a tenant's new spread waits for all that is told with it.
 
 mod applied;
 mod digests;
 mod place;
+mod spreads;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use hookfleet_proto::{
 
 use digests::Told;
 use place::Place;
+use spreads::Spreads;
 
 pub use applied::{Applied, ForeignCluster};
 
@@ -53,6 +55,7 @@ pub struct Mirror {
     /// What could not be applied; it counts as told.
     rejected: BTreeMap<Place, Held>,
     told: Told,
+    spreads: Spreads,
     /// The kind of which a full set has begun.
     filling: Option<ResourceType>,
     /// Counts full sets.
@@ -85,6 +88,7 @@ impl Mirror {
             held: BTreeMap::new(),
             rejected: BTreeMap::new(),
             told: Told::default(),
+            spreads: Spreads::default(),
             filling: None,
             round: 0,
             is_whole: false,
@@ -109,6 +113,7 @@ impl Mirror {
     pub fn restore(&mut self, resource: Resource, applied: &mut Applied) {
         let place = Place::of(&resource.name);
         self.upsert(resource, false, applied);
+        self.spreads.release(self.revision, &mut applied.changes);
         applied.rows.clear();
         if let Some(place) = place {
             // Its row is on disk even if it cannot be applied now, and must go when it is gone.
@@ -149,14 +154,14 @@ impl Mirror {
         self.revision
     }
 
-    /// The slots that it has subscriptions of.
+    /// The slots that it has subscriptions of, but those that every agent is told of.
     #[must_use]
     pub fn known_slots(&self) -> Vec<i32> {
         let Ok(slot_count @ 1..) = u16::try_from(self.slot_count) else {
             return Vec::new();
         };
         let subscriptions = self.held.keys().filter_map(|place| match place {
-            Place::Subscription(name) => Some(name),
+            Place::Subscription(name) => (!self.spreads.has(&name.tenant)).then_some(name),
             Place::Key(_) | Place::Tenant(_) | Place::SlotTable => None,
         });
         let slots = subscriptions.map(|name| i32::from(slot_of(&name.tenant, slot_count).0));
@@ -219,6 +224,7 @@ impl Mirror {
         if !update.full || update.last_chunk {
             self.revision = self.revision.max(update.revision);
         }
+        self.spreads.release(self.revision, &mut applied.changes);
         applied.ack.nonce = update.nonce;
         applied.ack.applied_revision = self.revision;
         applied
@@ -256,6 +262,7 @@ impl Mirror {
         match self.compile(&place, &resource) {
             Ok(compiled) => {
                 compiled.put(applied);
+                self.spreads.handle_told(&resource);
                 applied.rows.push(Row::Put(Box::new(resource)));
                 self.rejected.remove(&place);
                 self.held.insert(place.clone(), told);
@@ -306,7 +313,10 @@ impl Mirror {
                 let change = Change::SubscriptionGone(tenant.clone(), subscription.clone());
                 applied.changes.push(change);
             }
-            Place::Tenant(tenant) => applied.changes.push(Change::TenantGone(tenant.clone())),
+            Place::Tenant(tenant) => {
+                self.spreads.handle_gone(tenant);
+                applied.changes.push(Change::TenantGone(tenant.clone()));
+            }
             Place::Key(name) => applied.keys.push(keyring::Change::Gone(name.key.clone())),
             Place::SlotTable => {}
         }
@@ -332,6 +342,7 @@ impl Mirror {
                 Ok(Compiled::Change(Change::Tenant {
                     tenant: tenant.clone(),
                     suspended: it.state() == tenant::State::Suspended,
+                    shards: spreads::shards(resource.shards),
                 }))
             }
             (Some(Body::Subscription(spec)), Place::Subscription(name)) => {

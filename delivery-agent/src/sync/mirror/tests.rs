@@ -1,11 +1,11 @@
 //! The mirror by what it says of updates.
 
 use hookfleet_contract::{
-    digest::{Digests, Part},
+    digest::{Digests, Part, digest},
     target::Rules,
 };
 use hookfleet_proto::{
-    fleet::{Resource, ResourceType, SubscriptionSpec, Update, Welcome, resource::Body},
+    fleet::{Resource, ResourceType, Snapshot, SubscriptionSpec, Update, Welcome, resource::Body},
     v1,
 };
 
@@ -172,6 +172,62 @@ fn every_part_is_told_in_turn() {
     assert_eq!(told, [128, 128, 47, 128]);
 }
 
+#[test]
+fn a_tenant_is_spread_once_all_of_the_revision_is_here_that_says_so() {
+    let mut mirror = mirror();
+    mirror.handle_update(change("a", 1));
+    assert_eq!(mirror.known_slots().len(), 1);
+    let spread = |applied: &Applied| {
+        let mut changes = applied.changes.iter();
+        changes.any(|it| matches!(it, Change::Spread(_, 4)))
+    };
+    let told = mirror.handle_update(Update {
+        r#type: ResourceType::Tenant.into(),
+        revision: 5,
+        upserts: vec![spread_tenant(6)],
+        ..Update::default()
+    });
+    let shards = |it: &Change| matches!(it, Change::Tenant { shards: 8, .. });
+    assert!(told.changes.iter().any(shards) && !spread(&told));
+    let last = mirror.handle_update(Update {
+        revision: 6,
+        ..change("b", 2)
+    });
+    assert!(spread(&last));
+    assert!(!spread(&mirror.handle_update(change("c", 3))), "only once");
+    // Everybody is told of these, so it is no use to say so.
+    assert_eq!(mirror.known_slots(), [0; 0]);
+}
+
+#[test]
+fn what_was_saved_of_a_spread_is_in_force_if_its_revision_was_whole() {
+    for (revision, is_whole) in [(5, false), (6, true)] {
+        let head = Snapshot {
+            revision,
+            slot_count: 16,
+            ..Snapshot::default()
+        };
+        let mut mirror = Mirror::saved(head, Rules::default());
+        let mut applied = Applied::default();
+        mirror.restore(spread_tenant(6), &mut applied);
+        let is_spread = |it: &Change| matches!(it, Change::Spread(_, 4));
+        assert_eq!(applied.changes.iter().any(is_spread), is_whole);
+    }
+}
+
+/// A tenant that has deliveries in eight shards, and events in four from now on.
+fn spread_tenant(mod_revision: i64) -> Resource {
+    let mut resource = tenant();
+    if let Some(Body::Tenant(tenant)) = &mut resource.body {
+        tenant.spread = 4;
+    }
+    Resource {
+        mod_revision,
+        shards: 8,
+        ..resource
+    }
+}
+
 fn mirror() -> Mirror {
     let mut mirror = Mirror::new(Rules::default());
     mirror.handle_welcome(&welcome("g")).unwrap();
@@ -216,7 +272,7 @@ fn expected(told: &[(&str, i64)]) -> Digests {
     let mut digests = Digests::default();
     for (id, revision) in told {
         let name = sub(id, *revision).name;
-        digests.add(Part::of(&name, 16).unwrap(), &name, *revision);
+        digests.add(Part::of(&name, 16).unwrap(), digest(&name, *revision));
     }
     digests
 }
@@ -230,6 +286,7 @@ fn tenant() -> Resource {
             name,
             ..v1::Tenant::default()
         })),
+        shards: 0,
     }
 }
 
@@ -250,6 +307,7 @@ fn sub(id: &str, mod_revision: i64) -> Resource {
             subscription: Some(subscription),
             secret_keys: Vec::new(),
         })),
+        shards: 0,
     }
 }
 
@@ -258,7 +316,9 @@ fn said(applied: &Applied) -> Vec<String> {
     let said = applied.changes.iter().map(|change| match change {
         Change::Subscription(it) => it.name.subscription.to_string(),
         Change::SubscriptionGone(_, id) => format!("-{id}"),
-        Change::Tenant { .. } | Change::TenantGone(_) => panic!("no tenant: {change:?}"),
+        Change::Tenant { .. } | Change::Spread(..) | Change::TenantGone(_) => {
+            panic!("no tenant: {change:?}")
+        }
     });
     said.collect()
 }

@@ -96,7 +96,7 @@ impl Agenda {
         for effect in effects {
             match effect {
                 Effect::Live { subscription, .. } => self.handle_live(subscription),
-                Effect::Ended(uid) => self.remove(uid),
+                Effect::Ended { uid, .. } => self.remove(uid),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Turns, and reports until they show.
 
-use hookfleet_contract::{target::Rules, verification::VALIDITY};
+use hookfleet_contract::{shard::Spread, target::Rules, verification::VALIDITY};
 use hookfleet_proto::{
     fleet::{SubscriptionSpec, VerificationSpec},
     v1::{self, VerificationStatus, subscription::Verification, verification_status::State},
@@ -47,6 +47,7 @@ fn live(subscription: &Arc<Subscription>) -> Effect {
     Effect::Live {
         subscription: Arc::clone(subscription),
         suspended: false,
+        spread: Spread::default(),
     }
 }
 
@@ -110,7 +111,10 @@ fn an_answer_is_reported_until_it_shows() {
 fn an_answer_that_nobody_waits_for_any_more_is_dropped() {
     let first = subscription("a", 1, 0, Some(NOW));
     for effects in [
-        vec![Effect::Ended(first.uid)],
+        vec![Effect::Ended {
+            uid: first.uid,
+            shards: 1,
+        }],
         vec![live(&subscription("a", 1, 1, None))],
     ] {
         let mut agenda = agenda(std::slice::from_ref(&first));
