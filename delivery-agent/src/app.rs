@@ -375,8 +375,7 @@ impl Agent {
         for task in [boot, expiring, looking, verifying, handing] {
             task.abort();
         }
-        // A disk that failed is not waited for.
-        ended?;
+        ended?; // A disk that failed is not waited for.
         sync_shutdown.cancel();
         if let Err(panic) = sync.await {
             tracing::error!(%panic, "the sync client panicked");

@@ -25,7 +25,7 @@ use crate::harness::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const LIMIT: u64 = 256 << 20;
+const LIMIT: u64 = 512 << 20;
 const PUBLISHERS: usize = 64;
 const EVENT_BYTES: usize = 200_000;
 const EVENTS: usize = 20;

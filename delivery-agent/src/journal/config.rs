@@ -18,9 +18,9 @@ pub struct Config {
     pub id: u128,
     /// The size of a segment, preallocated. An event must fit into one.
     pub segment_bytes: u64,
-    /// The most bytes of events that may wait for the writer; beyond it [`Error::Overloaded`].
+    /// The most bytes of events that may wait for the writer; beyond it [`super::Error::Overloaded`].
     pub max_waiting_bytes: usize,
-    /// The most bytes of recent events kept in memory for [`Journal::read`].
+    /// The most bytes of recent events kept in memory for [`super::Journal::read`].
     pub cache_bytes: usize,
     /// The free space below which events are refused. `None` is 5 %, at least two segments and the reserve.
     pub min_free_bytes: Option<u64>,
