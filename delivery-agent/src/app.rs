@@ -342,12 +342,11 @@ impl Agent {
         // The control plane is served until the last outcome is known, so that a suspension is told.
         let sync_shutdown = CancellationToken::new();
         let sync = tokio::spawn(client.run(sync_shutdown.clone()));
-        let ready = stages.ready;
         let boot = tokio::spawn(async move {
             tokio::time::sleep(BOOT_WAIT).await;
-            if has_snapshot && !ready.is_cancelled() {
+            if has_snapshot && !stages.ready.is_cancelled() {
                 tracing::warn!("no control plane in reach; going by the snapshot");
-                ready.cancel();
+                stages.ready.cancel();
             }
         });
         let looking = tokio::spawn(leftovers.run());
@@ -375,7 +374,8 @@ impl Agent {
         for task in [boot, expiring, looking, verifying, handing] {
             task.abort();
         }
-        ended?; // A disk that failed is not waited for.
+        // A disk that failed is not waited for.
+        ended?;
         sync_shutdown.cancel();
         if let Err(panic) = sync.await {
             tracing::error!(%panic, "the sync client panicked");

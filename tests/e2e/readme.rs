@@ -95,6 +95,8 @@ async fn every_line_works_as_typed() {
         &server.address.to_string(),
     );
     assert!(listed.contains("orders.created"), "{listed}");
+    let spread = shell(find("--spread"), &server.address.to_string());
+    assert!(spread.contains("tenants/huge"), "{spread}");
     for service in ["-- standalone", "-- control-plane", "-- agent"] {
         let config = shell(
             &format!("{} --print-config", find(service)),
