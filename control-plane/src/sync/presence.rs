@@ -27,7 +27,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 const BLIND: Duration = Duration::from_secs(10);
 /// The same for an agent that was sent elsewhere and is back: nobody has the store, or nobody else is there. It looks
 /// again now and then, because somebody else may have the store first.
-const BLIND_AGAIN: Duration = Duration::from_secs(300);
+const BLIND_AGAIN: Duration = Duration::from_secs(30);
 /// Between notes. Slots that move wait for them.
 const LEAST: Duration = Duration::from_millis(250);
 /// Between attempts while the store is away.

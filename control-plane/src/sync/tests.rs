@@ -537,9 +537,10 @@ async fn what_an_agent_applied_of_another_store_counts_for_nothing() {
             store_era: store_era.to_owned(),
             ..StoredAgent::default()
         };
-        let txn = Txn::new().put("agent/one", noted.encode_to_vec());
-        plane.store.commit(txn).await.unwrap();
         eventually("noted", || async {
+            // The session that has ended may still be about to write its last note.
+            let txn = Txn::new().put("agent/one", noted.encode_to_vec());
+            plane.store.commit(txn).await.unwrap();
             let agent = agents(&plane).await.remove(0);
             let is_noted = agent.state() == agent::State::Disconnected
                 && agent.applied_revision == applied_revision;

@@ -152,6 +152,11 @@ impl Directory {
         spread: Spread,
         number: u8,
     ) -> Settings {
+        // A shard that gets no events any more has some that wait, beside those that do.
+        let n_shards = match number < spread.events {
+            true => spread.events,
+            false => spread.shards,
+        };
         let per_second = subscription.max_requests_per_second;
         Settings {
             shard: Shard {
@@ -160,8 +165,8 @@ impl Directory {
             },
             endpoint: subscription.target.origin().into(),
             policy: Arc::clone(&subscription.policy),
-            max_in_flight: subscription.max_in_flight.div_ceil(spread.events.into()),
-            max_requests_per_second: per_second.map(|it| it / f64::from(spread.events)),
+            max_in_flight: subscription.max_in_flight.div_ceil(n_shards.into()),
+            max_requests_per_second: per_second.map(|it| it / f64::from(n_shards)),
             suspended,
         }
     }

@@ -93,14 +93,14 @@ fn a_subscription_has_a_name_and_a_share_in_each_shard() {
         assert_eq!(settings.shard.number, number);
         (settings.max_in_flight, settings.max_requests_per_second)
     };
-    assert_eq!(share(7), (10, Some(20.0)));
+    assert_eq!((share(0), share(7)), ((10, Some(20.0)), (2, Some(2.5))));
     let effects = directory.apply(vec![Change::Spread(tenant.clone(), 4)]);
     let expected = Spread {
         events: 4,
         shards: 8,
     };
     assert!(matches!(effects[..], [Effect::Live { spread, .. }] if spread == expected));
-    assert_eq!((share(0), share(7)), ((3, Some(5.0)), (3, Some(5.0))));
+    assert_eq!((share(0), share(7)), ((3, Some(5.0)), (2, Some(2.5))));
     assert_eq!(directory.subscription(&replica(uid, 63)).unwrap().uid, uid);
     let effects = directory.apply(vec![Change::TenantGone(tenant)]);
     assert!(matches!(effects[..], [Effect::Ended { shards: 8, .. }]));

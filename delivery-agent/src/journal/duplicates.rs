@@ -21,8 +21,8 @@ use hookfleet_contract::{id::WebhookId, time::Timestamp};
 
 use super::{Error, model::NewEvent, runs::Runs};
 
-/// How long ids are kept to find events by: as long as the history knows of them.
-const KEPT: Duration = Duration::from_secs(14 * 86_400);
+/// How long ids are kept to find events by: the longest delivery takes seven days.
+const KEPT: Duration = Duration::from_secs(8 * 86_400);
 /// Keyspaces are called after the window they begin in.
 const PREFIX: &str = "journal-ids-";
 
@@ -149,8 +149,12 @@ impl Older {
     }
 
     fn newest(&self, id: WebhookId, oldest_bucket: u64) -> Result<Option<First>, Error> {
-        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        for (_, bucket) in buckets.range(oldest_bucket..).rev() {
+        let buckets: Vec<Keyspace> = {
+            let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+            let wanted = buckets.range(oldest_bucket..).rev();
+            wanted.map(|(_, bucket)| bucket.clone()).collect()
+        };
+        for bucket in buckets {
             if let Some(first) = bucket.get(id.0)?.and_then(|it| decode(&it)) {
                 return Ok(Some(first));
             }

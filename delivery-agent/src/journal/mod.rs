@@ -269,14 +269,19 @@ impl Journal {
     /// # Errors
     /// As [`Journal::read`].
     pub fn find(&self, id: WebhookId) -> Result<Option<Arc<StoredEvent>>, Error> {
-        // What leaves the memory was put on the disk before.
-        let first = match self.shared.recent.get(id) {
-            Some(first) => Some(first),
-            None => self.shared.older.get(id)?,
-        };
-        let event = first.map_or(Ok(None), |it| self.read(it.seq))?;
-        // What is parked or was handed over has a name of its own among the ids.
-        Ok(event.filter(|it| it.webhook_id == id))
+        for key in [id, model::elsewhere(id)] {
+            // What leaves the memory was put on the disk before.
+            let first = match self.shared.recent.get(key) {
+                Some(first) => Some(first),
+                None => self.shared.older.get(key)?,
+            };
+            let event = first.map_or(Ok(None), |it| self.read(it.seq))?;
+            // What is parked or was handed over has a name of its own among the ids.
+            if let Some(event) = event.filter(|it| it.webhook_id == id) {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
     }
 
     /// The queue on disk of deliveries that wait for their time.

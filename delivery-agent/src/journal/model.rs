@@ -148,6 +148,11 @@ impl Origin {
     }
 }
 
+/// Under which an event is found that was accepted elsewhere: what is published with its webhook id is no duplicate of it.
+pub(super) fn elsewhere(webhook_id: WebhookId) -> WebhookId {
+    WebhookId(webhook_id.0.map(|byte| byte ^ 0x55))
+}
+
 // === impl NewEvent ===
 
 impl NewEvent {
@@ -188,12 +193,12 @@ impl StoredEvent {
         u32::try_from(self.event.len()).unwrap_or(u32::MAX)
     }
 
-    /// What it is found by: what a repeated one is a duplicate of, and the webhook id of one that came from another agent.
+    /// What a repeated one is a duplicate of, and where one is found that came from another agent.
     pub(super) fn keys(&self) -> [Option<WebhookId>; 2] {
         let is_handed_over = matches!(self.origin, Origin::HandedOver(_));
         [
             self.origin.key(self.webhook_id),
-            is_handed_over.then_some(self.webhook_id),
+            is_handed_over.then(|| elsewhere(self.webhook_id)),
         ]
     }
 

@@ -117,13 +117,17 @@ impl Reserve {
         }
         self.looked = now;
         room.look();
-        self.adjust(room)?;
+        // A start that was refused, because this process runs, may have given it up.
+        self.is_held &= path(&self.dir, FILES - 1).exists();
+        if let Err(error) = self.adjust(room) {
+            tracing::warn!(%error, "cannot keep a reserve of the disk");
+        }
         // One that could not write once takes nothing any more. A start mends that, and has the reserve.
         Ok(database.persist(PersistMode::Buffer)?)
     }
 
     /// Makes the reserve, or gives it up, as the disk has room.
-    fn adjust(&mut self, room: &Room) -> Result<(), Error> {
+    fn adjust(&mut self, room: &Room) -> io::Result<()> {
         let left = Left {
             bytes: room.free(),
             files: room.free_files(),
@@ -132,7 +136,7 @@ impl Reserve {
         match step(left, self.is_held) {
             Step::Stay => {}
             Step::Release => {
-                release_reserve(&self.dir).map_err(Error::io("give up the reserve"))?;
+                release_reserve(&self.dir)?;
                 self.is_held = false;
                 tracing::warn!("the disk is full: the reserve is given up");
                 room.look();
@@ -142,23 +146,22 @@ impl Reserve {
                 room.look();
             }
         }
-        if left.bytes >= left.min_bytes + DATABASE_LOG {
-            let allocated = allocate_log(&self.database_dir);
-            allocated.map_err(Error::io("allocate the database's log"))?;
+        match room.free() >= room.min() + DATABASE_LOG {
+            true => allocate_log(&self.database_dir),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether there was room for all of it.
-    fn make(&self, bytes: u64) -> Result<bool, Error> {
+    fn make(&self, bytes: u64) -> io::Result<bool> {
         for number in 0..FILES {
             match self.storage.create(&path(&self.dir, number), bytes / FILES) {
                 Ok(_) => {}
                 Err(error) if is_no_space(&error) => {
-                    release_reserve(&self.dir).map_err(Error::io("give up the reserve"))?;
+                    release_reserve(&self.dir)?;
                     return Ok(false);
                 }
-                Err(error) => return Err(Error::io("make the reserve")(error)),
+                Err(error) => return Err(error),
             }
         }
         Ok(true)

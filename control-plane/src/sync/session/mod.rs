@@ -310,7 +310,12 @@ impl Session {
             // The table that is sent is the latest, so what it assigns must have been sent before.
             let table = contents.slot_table();
             let owned = owned_by(&self.agent, table);
-            round.insert_moved(contents, owned.difference(&self.told));
+            let moved: Vec<u16> = owned.difference(&self.told).copied().collect();
+            if !moved.is_empty() {
+                let mut keys = self.spread.since(round.goal, contents);
+                keys.extend(in_slots(contents, &moved));
+                round.insert(keys);
+            }
             self.left.retain(|slot, _| !owned.contains(slot));
             for slot in self.told.difference(&owned) {
                 self.left.entry(*slot).or_insert(table.version);
@@ -363,7 +368,7 @@ impl Session {
         keys.retain(|key| {
             let is_of_slots = |slots| is_told(key, slots, contents);
             // What is gone may have been a tenant's that is gone too.
-            is_of_slots(&self.told) || is_of_slots(&dropped) || self.spread.has(key)
+            is_of_slots(&self.told) || is_of_slots(&dropped) || self.spread.has(key, contents)
         });
         keys.extend(in_slots(contents, &dropped));
         keys.extend(self.spread.follow(contents));

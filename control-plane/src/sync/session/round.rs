@@ -105,14 +105,10 @@ impl Round {
             .is_some_and(|phase| phase.kind == ResourceType::SlotTable)
     }
 
-    /// Puts the subscriptions of slots that come or go before the rest.
-    pub(super) fn insert_moved<'a>(
-        &mut self,
-        contents: &Contents,
-        slots: impl IntoIterator<Item = &'a u16>,
-    ) {
-        let keys = in_slots(contents, slots);
+    /// Puts subscriptions before the rest.
+    pub(super) fn insert(&mut self, keys: BTreeSet<Arc<str>>) {
         if !keys.is_empty() {
+            let keys = keys.into_iter().collect();
             self.phases
                 .push_front(Phase::changes(ResourceType::Subscription, keys));
         }

@@ -16,37 +16,66 @@ use crate::{
 
 /// Those tenants.
 #[derive(Debug)]
-pub(super) struct Spread(BTreeSet<TenantId>);
+pub(super) struct Spread {
+    tenants: BTreeSet<TenantId>,
+    /// The agent was told of others, too, before this session.
+    is_resumed: bool,
+}
 
 // === impl Spread ===
 
 impl Spread {
     /// All that there are now.
     pub(super) fn now(contents: &Contents) -> Self {
-        Self(contents.shards().keys().cloned().collect())
+        Self {
+            tenants: contents.shards().keys().cloned().collect(),
+            is_resumed: false,
+        }
     }
 
     /// Those that an agent was told of which stands there. One that has changed since may not have been spread then.
     pub(super) fn at(stand: Option<Revision>, contents: &Contents) -> Self {
-        let Self(mut tenants) = Self::now(contents);
-        tenants.retain(|tenant| {
+        let mut spread = Self::now(contents);
+        spread.tenants.retain(|tenant| {
             let item = contents.get(&keys::tenant(tenant));
             item.map(|it| it.mod_revision) <= stand
         });
-        Self(tenants)
+        spread.is_resumed = true;
+        spread
     }
 
-    /// Whether a subscription of one of them is, or was, at a key.
-    pub(super) fn has(&self, key: &str) -> bool {
-        let kind = (!self.0.is_empty()).then(|| keys::parse(key)).flatten();
-        matches!(kind, Some(Kind::Subscription(_, name)) if self.0.contains(&name.tenant))
+    /// Whether a subscription of one of them is, or was, at a key that has changed. What is gone may have been of a tenant
+    /// that is gone too, or another one now.
+    pub(super) fn has(&self, key: &str, contents: &Contents) -> bool {
+        match keys::parse(key) {
+            Some(Kind::Subscription(_, name)) => {
+                let is_gone = self.is_resumed && contents.get(key).is_none();
+                is_gone || self.tenants.contains(&name.tenant)
+            }
+            _ => false,
+        }
     }
 
     /// They are all that there are now; the subscriptions of those that come or go are to be told.
     pub(super) fn follow(&mut self, contents: &Contents) -> Vec<Arc<str>> {
-        let Self(now) = Self::now(contents);
-        let keys = subscriptions(contents, now.symmetric_difference(&self.0));
-        self.0 = now;
+        let now = Self::now(contents);
+        let changed = now.tenants.symmetric_difference(&self.tenants);
+        let keys = subscriptions(contents, changed);
+        *self = now;
+        keys
+    }
+
+    /// The subscriptions that an agent must know before it is given a slot and of which it has not heard in a round that
+    /// began there: any of these tenants may have a shard in the slot.
+    pub(super) fn since(&self, began: Revision, contents: &Contents) -> BTreeSet<Arc<str>> {
+        let shards = contents.shards();
+        let mut keys = contents.changed_since(began);
+        keys.retain(|key| {
+            let kind = keys::parse(key);
+            matches!(kind, Some(Kind::Subscription(_, name)) if shards.contains_key(&name.tenant))
+        });
+        let new = shards.keys().filter(|it| !self.tenants.contains(*it));
+        keys.extend(subscriptions(contents, new));
         keys
     }
 
@@ -54,7 +83,7 @@ impl Spread {
     pub(super) fn digests(&self, contents: &Contents) -> BTreeMap<u16, u64> {
         let mut digests = BTreeMap::new();
         let slot_count = slot_count(contents);
-        for tenant in &self.0 {
+        for tenant in &self.tenants {
             let digest: &mut u64 = digests.entry(slot_of(tenant, slot_count).0).or_default();
             let part = contents.digest_of(&keys::subscriptions_of(tenant, slot_count));
             *digest = digest.wrapping_add(part);

@@ -13,7 +13,7 @@ use super::{
         Config, Error,
         index::{Entry, add_offset},
         log::SPARE,
-        model::Outcome,
+        model::{Origin, Outcome},
         record::{Place, Record},
         segment::{self, Header, LIVE, Name, RETIRED, Scanned},
         storage::{Storage, write_all},
@@ -90,7 +90,10 @@ impl<'a> Reader<'a> {
             Record::Event(event) => {
                 self.expect(event.seq);
                 self.next_seq = Some(event.seq + 1);
-                self.written = event.accept_time;
+                // What was handed over has times of another agent's clock.
+                if !matches!(event.origin, Origin::HandedOver(_)) {
+                    self.written = event.accept_time;
+                }
                 add_offset(offsets, name.first_seq, event.seq, offset);
                 self.table.accept(name.number, &event);
             }
