@@ -41,8 +41,6 @@ use crate::{
 
 /// How long a started agent waits for the control plane before it goes by its snapshot.
 const BOOT_WAIT: Duration = Duration::from_secs(5);
-/// Days of history are kept for two weeks; an hour more does not matter.
-const HISTORY_EXPIRY: Duration = Duration::from_secs(3600);
 /// Events that are durable and that the driver has not taken yet.
 const ACCEPTED_CAPACITY: usize = 4096;
 
@@ -296,6 +294,7 @@ impl Agent {
         RelayServiceServer::new(Relayed {
             publisher,
             deliveries,
+            driver: self.leftovers.driver.clone(),
         })
         .max_decoding_message_size(relay::MAX_MESSAGE_BYTES)
     }
@@ -352,7 +351,7 @@ impl Agent {
         let looking = tokio::spawn(leftovers.run());
         let verifying = tokio::spawn(verifier.run());
         let handing = tokio::spawn(handover.run(lots, handed));
-        let expiring = tokio::spawn(expire(history.clone(), clock));
+        let expiring = tokio::spawn(history.clone().expire_hourly(clock));
         let stop = CancellationToken::new();
         let leaving = async {
             shutdown.cancelled().await;
@@ -383,18 +382,5 @@ impl Agent {
         history.flush().await;
         journal.close().await;
         Ok(())
-    }
-}
-
-/// Drops days of history that are over.
-async fn expire(history: History, clock: Clock) {
-    let mut hourly = tokio::time::interval(HISTORY_EXPIRY);
-    loop {
-        hourly.tick().await;
-        let (history, now) = (history.clone(), clock.now());
-        let expired = tokio::task::spawn_blocking(move || history.expire(now)).await;
-        if let Ok(Err(error)) = expired {
-            tracing::error!(%error, "cannot drop old history");
-        }
     }
 }

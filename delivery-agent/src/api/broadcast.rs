@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hookfleet_contract::{event::Event, slot::Slot};
 use hookfleet_gateway::status::ApiError;
 use hookfleet_proto::{
@@ -13,7 +13,7 @@ use hookfleet_proto::{
 };
 use tonic::Status;
 
-use super::publisher::{Publisher, failure, refused};
+use super::publisher::{Publisher, all, failure, refused};
 use crate::{
     ingest::{
         OVERLOAD_PAUSE,
@@ -120,7 +120,7 @@ impl Publisher {
                 is_new: accepted.is_new || parked.is_new,
             }))
         });
-        let accepted = try_join_all(accepted).await;
+        let accepted = all(accepted).await;
         Ok(accepted.map_err(refused)?)
     }
 
@@ -156,7 +156,7 @@ impl Publisher {
             let parked = self.ingest().park_broadcast(slots, event).await;
             parked.map(receipt)
         });
-        Ok(try_join_all(parked).await.map_err(refused)?)
+        Ok(all(parked).await.map_err(refused)?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use hookfleet_contract::{name::TenantName, shard::Shard, violation::Violations};
 use hookfleet_gateway::{
     limits::{limiter::Limiter, memory::Memory},
@@ -126,7 +126,7 @@ impl Publisher {
                     let places = std::mem::take(&mut portion.places);
                     Ok::<_, Status>((places, self.publish_portion(portion).await?))
                 });
-                Ok(together(try_join_all(published).await?))
+                Ok(together(all(published).await?))
             }
         }
     }
@@ -248,6 +248,13 @@ impl PublisherService for Publisher {
         let responses = self.streams.serve(request.into_inner(), publish);
         Ok(Response::new(responses))
     }
+}
+
+/// Waits for all of them, even if one fails: what is under way counts what it leaves to be sent on.
+pub(super) async fn all<T, E>(
+    futures: impl IntoIterator<Item = impl Future<Output = Result<T, E>>>,
+) -> Result<Vec<T>, E> {
+    join_all(futures).await.into_iter().collect()
 }
 
 fn result(result: Result<Receipt, Violations>) -> PublishResult {

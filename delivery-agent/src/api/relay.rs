@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use hookfleet_contract::{
     name::{DeliveryName, TenantName},
     shard::Shard,
@@ -21,12 +20,14 @@ use tonic::{Request, Response, Status};
 
 use super::{
     delivery::{Deliveries, redelivery_error},
-    publisher::Publisher,
+    publisher::{Publisher, all},
 };
 use crate::{
+    driver,
     ingest::{Admitted, OVERLOAD_PAUSE, broadcast, portion::together},
+    journal::{NewEvent, Target},
     relay::{
-        NOT_OWNER,
+        NOT_OWNER, NOT_READY,
         taking::{shard, taken},
     },
     slots::Admission,
@@ -42,6 +43,8 @@ pub struct Relayed {
     pub publisher: Publisher,
     /// Delivers again.
     pub deliveries: Deliveries,
+    /// Goes on with what is handed over.
+    pub driver: driver::Handle,
 }
 
 // === impl Relayed ===
@@ -69,6 +72,17 @@ impl Relayed {
             }
             Err(refused) => Err(super::publisher::refused(refused)),
         }
+    }
+
+    /// Deliveries of a subscription that is not known would end here. One that is gone ends where they come from.
+    fn check_known(&self, event: &NewEvent) -> Result<(), ApiError> {
+        let directory = &self.publisher.ingest().directory;
+        let is_known = |it: &Target| directory.subscription(&it.uid).is_some();
+        if event.targets.iter().all(is_known) {
+            return Ok(());
+        }
+        let message = "this agent does not know the subscription yet";
+        Err(ApiError::unavailable(NOT_READY, message, OVERLOAD_PAUSE))
     }
 }
 
@@ -105,7 +119,7 @@ impl RelayService for Relayed {
             let results = publisher.publish_here(&admission, shard, portion.events);
             Ok::<_, ApiError>((portion.places, results.await?))
         });
-        let results = together(try_join_all(published).await?);
+        let results = together(all(published).await?);
         Ok(Response::new(PublishResponse { results }))
     }
 
@@ -116,6 +130,7 @@ impl RelayService for Relayed {
         let HandOverRequest {
             events,
             slot_table_version,
+            health,
         } = request.into_inner();
         let _open = self.publisher.check_open()?;
         let mut admissions = Vec::new();
@@ -126,12 +141,16 @@ impl RelayService for Relayed {
                 ApiError::invalid_field(field, "is not as it must be")
             })?;
             admissions.push(self.admit(&shard(&event), slot_table_version).await?);
+            self.check_known(&event)?;
             accepted.push(event);
         }
+        // Before the deliveries, so that nobody is called who asked for a pause.
+        self.driver.learn(health.unwrap_or_default()).await;
         let appended = self.publisher.ingest().journal.append_all(accepted).await;
         appended.map_err(|error| super::publisher::journal_error(&error))?;
         Ok(Response::new(HandOverResponse {}))
     }
+
     async fn redeliver(
         &self,
         request: Request<RedeliverRequest>,

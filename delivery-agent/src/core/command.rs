@@ -33,6 +33,13 @@ pub struct Settings {
     pub suspended: bool,
 }
 
+impl Settings {
+    /// What a pause is of: the tenant's endpoint.
+    pub(crate) fn place(&self) -> (TenantId, Arc<str>) {
+        (self.shard.tenant.clone(), Arc::clone(&self.endpoint))
+    }
+}
+
 /// A queue: the deliveries of a subscription, or of one partition of an ordered one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId {

@@ -124,15 +124,34 @@ impl Health {
 
     /// What is to survive a restart, if it is bad.
     pub(crate) fn hint(&self) -> Option<Hint> {
+        let hint = self.memory();
+        (hint != Hint::default()).then_some(hint)
+    }
+
+    /// What somebody else should know who goes on.
+    pub(crate) fn memory(&self) -> Hint {
         let (opens, open_until) = self.breaker.memory();
-        let hint = Hint {
+        Hint {
             opens,
             open_until,
             failing_since: self.failing_since,
             n_failures: self.n_failures,
             slow: self.slow,
-        };
-        (hint != Hint::default()).then_some(hint)
+        }
+    }
+
+    /// Whether the last thing that was seen is a success.
+    pub(crate) fn is_well(&self) -> bool {
+        self.latency.is_some() && self.failing_since.is_none()
+    }
+
+    /// How long it has failed where it was called before. What was seen here counts more.
+    pub(crate) fn learn(&mut self, hint: Hint) {
+        if !self.is_well() {
+            let since = [self.failing_since, hint.failing_since];
+            self.failing_since = since.into_iter().flatten().min();
+            self.n_failures = self.n_failures.max(hint.n_failures);
+        }
     }
 }
 

@@ -109,6 +109,11 @@ impl Core {
         self.tables.remember(hints);
     }
 
+    /// What another agent learnt of what it hands over. To be told before that.
+    pub fn handle_learnt(&mut self, hints: Hints, now: Timestamp) {
+        self.tables.learn(hints, now);
+    }
+
     /// Whether a subscription has deliveries here, so that it must be told of changes.
     #[must_use]
     pub fn has(&self, subscription: &Uid) -> bool {
@@ -132,8 +137,10 @@ impl Core {
 
     /// A subscription is gone: what waits becomes dead letters, what is in flight may finish.
     pub fn handle_ended(&mut self, subscription: Uid, now: Timestamp) {
-        if let Some(key) = self.tables.find(&subscription) {
-            self.end(key, now);
+        match self.tables.find(&subscription) {
+            Some(key) => self.end(key, now),
+            // It may come back, and be another then.
+            None => self.tables.forget(&subscription),
         }
     }
 
@@ -294,6 +301,14 @@ impl Core {
     /// cannot be written, so that no more of them come about.
     pub fn poll_consequence(&mut self) -> Option<Command> {
         self.commands.pop_front()
+    }
+
+    /// What the agent should know that a subscription is handed over to.
+    #[must_use]
+    pub fn hints_of(&self, subscription: &Uid, now: Timestamp) -> Hints {
+        let key = self.tables.find(subscription);
+        key.map(|key| self.tables.hints_of(key, now))
+            .unwrap_or_default()
     }
 
     /// What the next run should know from the start.

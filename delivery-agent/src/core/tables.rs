@@ -175,11 +175,7 @@ impl Tables {
         if self.pauses.is_empty() {
             return None;
         }
-        let Settings {
-            shard, endpoint, ..
-        } = &live.settings;
-        let place = (shard.tenant.clone(), Arc::clone(endpoint));
-        let until = self.pauses.get(&place);
+        let until = self.pauses.get(&live.settings.place());
         until.copied().filter(|&until| until > now)
     }
 
@@ -188,16 +184,22 @@ impl Tables {
         let Some(live) = self.subscriptions[key].phase.live() else {
             return;
         };
-        let Settings {
-            shard, endpoint, ..
-        } = &live.settings;
-        let place = (shard.tenant.clone(), Arc::clone(endpoint));
+        let place = live.settings.place();
+        self.put_pause(place, until, now);
+    }
+
+    fn put_pause(&mut self, place: (TenantId, Arc<str>), until: Timestamp, now: Timestamp) {
         let pause = self.pauses.entry(place).or_insert(until);
         *pause = until.max(*pause);
         if self.pauses.len() > self.max_pauses {
             self.pauses.retain(|_, until| *until > now);
             self.max_pauses = 2 * self.pauses.len().max(1024);
         }
+    }
+
+    /// Forgets what was learnt of a subscription that has no deliveries here.
+    pub(super) fn forget(&mut self, uid: &Uid) {
+        self.idle_subscriptions.take(uid);
     }
 
     /// What an earlier run learnt.
@@ -210,6 +212,50 @@ impl Tables {
         }
         for (tenant, origin, until) in hints.pauses {
             self.pauses.insert((tenant, origin), until);
+        }
+    }
+
+    /// What the agent should know that goes on with a subscription.
+    pub(super) fn hints_of(&self, key: usize, now: Timestamp) -> Hints {
+        let subscription = &self.subscriptions[key];
+        let mut hints = Hints {
+            subscriptions: vec![(subscription.uid, subscription.health.memory())],
+            ..Hints::default()
+        };
+        if let Some(live) = subscription.phase.live() {
+            let endpoint = &self.endpoints[live.endpoint];
+            let hint = endpoint.health.hint();
+            hints.endpoints = hint
+                .map(|it| (Arc::clone(&endpoint.origin), it))
+                .into_iter()
+                .collect();
+            let (tenant, origin) = live.settings.place();
+            let until = self.paused_until(live, now);
+            hints.pauses = until.map(|it| (tenant, origin, it)).into_iter().collect();
+        }
+        hints
+    }
+
+    /// What another agent learnt of what this one goes on with.
+    pub(super) fn learn(&mut self, hints: Hints, now: Timestamp) {
+        for (uid, hint) in hints.subscriptions {
+            if let Some(key) = self.find(&uid) {
+                self.subscriptions[key].health.learn(hint);
+            } else {
+                let known = self.idle_subscriptions.take(&uid);
+                let health = if known.is_well() { known } else { hint.into() };
+                self.idle_subscriptions.keep(uid, health);
+            }
+        }
+        for (origin, hint) in hints.endpoints {
+            if !self.by_origin.contains_key(&origin) {
+                let known = self.idle_endpoints.take(&origin);
+                let health = if known.is_new() { hint.into() } else { known };
+                self.idle_endpoints.keep(origin, health);
+            }
+        }
+        for (tenant, origin, until) in hints.pauses {
+            self.put_pause((tenant, origin), until, now);
         }
     }
 

@@ -486,6 +486,75 @@ fn what_was_learnt_survives_a_restart() {
 }
 
 #[test]
+fn what_was_learnt_goes_along_with_what_is_handed_over() {
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.finish(1, unreachable());
+    let hints = rig.core.hints_of(&A, rig.now);
+    assert_eq!(hints.endpoints.len(), 1);
+    assert_eq!(hints.subscriptions.len(), 1);
+
+    let mut other = Rig::new();
+    other.core.handle_learnt(hints, other.now);
+    other.accept(B, 2);
+    assert_eq!(other.started(), NONE);
+    other.advance(Duration::from_secs(5));
+    assert_eq!(other.started(), [2]);
+}
+
+#[test]
+fn a_success_that_was_seen_here_counts_more_than_what_was_learnt_elsewhere() {
+    let failing = |since| Hints {
+        subscriptions: vec![(
+            A,
+            Hint {
+                failing_since: Some(since),
+                n_failures: 30,
+                ..Hint::default()
+            },
+        )],
+        ..Hints::default()
+    };
+    let mut rig = Rig::new();
+    rig.warm(A, 1, 8);
+    rig.core.handle_learnt(failing(T0), rig.now);
+    assert_eq!(rig.core.hints(rig.now), Hints::default(), "it is in use");
+    for seq in 1..=8 {
+        rig.finish(seq, Verdict::Delivered);
+    }
+    rig.commands();
+    rig.core.handle_learnt(failing(T0), rig.now);
+    assert_eq!(rig.core.hints(rig.now), Hints::default(), "it is idle");
+
+    let mut rig = Rig::new();
+    rig.accept(A, 1);
+    rig.commands();
+    rig.finish(1, status(500));
+    rig.core.handle_learnt(failing(Timestamp(5)), rig.now);
+    let hints = rig.core.hints(rig.now).subscriptions;
+    assert_eq!(hints[0].1.failing_since, Some(Timestamp(5)));
+    assert_eq!(hints[0].1.n_failures, 30);
+}
+
+#[test]
+fn what_is_known_of_a_subscription_goes_with_it() {
+    let mut rig = Rig::new();
+    let hint = Hint {
+        n_failures: 30,
+        ..Hint::default()
+    };
+    let hints = Hints {
+        subscriptions: vec![(A, hint)],
+        ..Hints::default()
+    };
+    rig.core.handle_hints(hints);
+    assert_eq!(rig.core.hints(rig.now).subscriptions, [(A, hint)]);
+    rig.core.handle_ended(A, rig.now);
+    assert_eq!(rig.core.hints(rig.now), Hints::default());
+}
+
+#[test]
 fn idle_subscriptions_are_remembered_as_they_were() {
     let mut rig = Rig::new();
     rig.warm(A, 1, 8);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use hookfleet_contract::shard::Shard;
+use hookfleet_proto::fleet::HealthHints;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{core::Counts, directory::Effect};
@@ -30,6 +31,7 @@ pub(super) enum Input {
     AllKnown,
     Shards(Asked),
     Leave(BTreeSet<Shard>),
+    Learnt(HealthHints),
 }
 
 /// A question that is answered once all events before `next_seq` have been handed to the core.
@@ -82,6 +84,11 @@ impl Handle {
     /// Tells that the deliveries in these shards are to go on at other agents.
     pub async fn leave(&self, shards: BTreeSet<Shard>) {
         self.tell(Input::Leave(shards)).await;
+    }
+
+    /// Tells what another agent learnt of what it hands over next.
+    pub async fn learn(&self, hints: HealthHints) {
+        self.tell(Input::Learnt(hints)).await;
     }
 
     /// How much there is to do.

@@ -74,7 +74,7 @@ impl Store {
         };
         let plain = self.sealer.open(CONTEXT, &sealed).ok();
         let message = plain.and_then(|it| HealthHints::decode(it.as_slice()).ok());
-        let hints = message.map(|it| as_of(decode(it), now));
+        let hints = message.map(|it| read(it, now));
         hints.unwrap_or_else(|| {
             tracing::warn!("what was known of receivers is damaged, or sealed with another key");
             Hints::default()
@@ -93,7 +93,8 @@ impl Store {
     }
 }
 
-fn encode(hints: &Hints) -> HealthHints {
+/// What others are told.
+pub(crate) fn encode(hints: &Hints) -> HealthHints {
     let hint = |hint: &Hint| health_hints::Hint {
         opens: hint.opens.into(),
         open_until: Some(hint.open_until.into()),
@@ -127,6 +128,11 @@ fn encode(hints: &Hints) -> HealthHints {
             })
             .collect(),
     }
+}
+
+/// What was learnt elsewhere, as far as it can be believed now.
+pub(super) fn read(message: HealthHints, now: Timestamp) -> Hints {
+    as_of(decode(message), now)
 }
 
 fn decode(message: HealthHints) -> Hints {

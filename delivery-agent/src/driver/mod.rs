@@ -305,6 +305,7 @@ impl Driver {
                 }
             }
             Input::AllKnown => self.core.handle_all_known(now),
+            Input::Learnt(hints) => self.core.handle_learnt(hints::read(hints, now), now),
             Input::Shards(asked) => self.asked.push(asked),
             Input::Leave(shards) => {
                 if now >= self.leave_after {

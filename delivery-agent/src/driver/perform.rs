@@ -7,7 +7,7 @@ use hookfleet_proto::v1::DeadLetterReason;
 
 use tokio::sync::mpsc;
 
-use super::{Driver, Reviewed};
+use super::{Driver, Reviewed, hints};
 use crate::{
     callback::Completed,
     core::{Attempt, Command, Finished, QueueId, Waiting},
@@ -104,10 +104,12 @@ impl Driver {
             self.core.handle_handed(queue, deliveries, false, now);
             return;
         };
+        let health = hints::encode(&self.core.hints_of(&queue.subscription, now));
         let lot = Lot {
             subscription,
             queue,
             deliveries,
+            health,
         };
         if let Err(unsent) = self.lots.send(lot) {
             self.core

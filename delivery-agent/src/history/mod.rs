@@ -36,6 +36,7 @@ use std::{
         mpsc,
     },
     thread::{self, Thread},
+    time::Duration,
 };
 
 use fjall::Database;
@@ -45,9 +46,15 @@ use tokio::sync::oneshot;
 
 pub use query::{Cursor, Wanted};
 
-use crate::journal::{Journal, Outcome, StoredEvent};
+use crate::{
+    clock::Clock,
+    journal::{Journal, Outcome, StoredEvent},
+};
 use buckets::Buckets;
 use writer::{State, Told, Writer};
+
+/// Days are kept for two weeks; an hour more does not matter.
+const EXPIRY: Duration = Duration::from_secs(3600);
 
 /// A cheap handle to the history.
 #[derive(Clone)]
@@ -181,6 +188,19 @@ impl History {
     /// [`Error::Database`].
     pub fn expire(&self, now: Timestamp) -> Result<(), Error> {
         self.buckets.expire(now)
+    }
+
+    /// Drops the days that are over, every hour.
+    pub async fn expire_hourly(self, clock: Clock) {
+        let mut hourly = tokio::time::interval(EXPIRY);
+        loop {
+            hourly.tick().await;
+            let (history, now) = (self.clone(), clock.now());
+            let expired = tokio::task::spawn_blocking(move || history.expire(now)).await;
+            if let Ok(Err(error)) = expired {
+                tracing::error!(%error, "cannot drop old history");
+            }
+        }
     }
 
     fn tell(&self, told: Told) {

@@ -12,7 +12,7 @@ use hookfleet_contract::{
     shard::{self, Shard},
     subscription::Subscription,
 };
-use hookfleet_proto::fleet::{HandOverRequest, HandedDelivery, HandedEvent};
+use hookfleet_proto::fleet::{HandOverRequest, HandedDelivery, HandedEvent, HealthHints};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
@@ -35,6 +35,8 @@ pub struct Lot {
     pub queue: QueueId,
     /// Which, in order.
     pub deliveries: Vec<Waiting>,
+    /// What is known of the receiver.
+    pub health: HealthHints,
 }
 
 /// A lot that has been tried.
@@ -138,6 +140,7 @@ impl HandOver {
         let request = HandOverRequest {
             events,
             slot_table_version: owner.table_version,
+            health: Some(health(&lots)),
         };
         let given = self.relay.hand_over(owner, request).await;
         match &given {
@@ -182,6 +185,15 @@ fn events(journal: &Journal, journal_id: u128, lots: &[Lot]) -> Option<Vec<Hande
         }
     });
     Some(events.collect())
+}
+
+fn health(lots: &[Lot]) -> HealthHints {
+    let all = lots.iter().map(|it| it.health.clone());
+    all.fold(HealthHints::default(), |mut sum, it| {
+        sum.hints.extend(it.hints);
+        sum.pauses.extend(it.pauses);
+        sum
+    })
 }
 
 fn delivery(lot: &Lot, waiting: &Waiting) -> HandedDelivery {
