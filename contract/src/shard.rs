@@ -77,6 +77,19 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 // === impl Spread ===
 
+impl Spread {
+    /// Into how many parts what a subscription may do is divided, of which this shard has one. A shard that gets no events
+    /// any more has some that wait, beside those that do.
+    #[must_use]
+    pub const fn n_shares(self, number: u8) -> u8 {
+        if number < self.events {
+            self.events
+        } else {
+            self.shards
+        }
+    }
+}
+
 impl Default for Spread {
     fn default() -> Self {
         Self {

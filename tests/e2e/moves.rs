@@ -7,6 +7,7 @@ use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{
     ListAgentsRequest, Subscription, agent::State, fleet_service_client::FleetServiceClient,
 };
+use nix::sys::signal::Signal;
 use tonic::transport::Channel;
 
 use crate::harness::{
@@ -206,6 +207,62 @@ async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
         .await
         .passes(N_TENANTS * EACH, N_TENANTS * EACH);
     drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_a_receiver_asked_for_goes_along_with_its_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start().await;
+    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+    let admin = plane.channel();
+    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[1024]).await;
+    let (busy, other) = (Receiver::start().await, Receiver::start().await);
+    busy.answer_with("busy", |_, _| {
+        let later = vec![("retry-after", "3600".to_owned())];
+        (503.try_into().unwrap(), later, Duration::ZERO)
+    });
+    create_tenant(&admin, "acme").await;
+    let busy_only = Subscription {
+        event_types: vec!["busy".to_owned()],
+        ..to(busy.url("busy"))
+    };
+    subscribe_in_force(&admin, "acme", "busy", busy_only).await;
+    let other_only = Subscription {
+        event_types: vec!["other".to_owned()],
+        ..to(other.url("other"))
+    };
+    subscribe_in_force(&admin, "acme", "other", other_only).await;
+    publish_one(&first.channel(), "acme", event("1", "busy", "{}")).await;
+    eventually("it asks for a pause", PATIENCE, || async {
+        let asked = deliveries(&first.channel(), "acme", "state = PENDING").await;
+        let is_counted = asked.iter().any(|it| it.attempt_count == 1);
+        is_counted.then_some(()).ok_or(asked)
+    })
+    .await;
+    // It is due at once, and waits for the end of the pause.
+    publish_one(&first.channel(), "acme", event("2", "busy", "{}")).await;
+
+    let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
+    shares(&admin, &[512, 512]).await;
+    first.signal(Signal::SIGTERM);
+    shares(&admin, &[1024]).await;
+    let moved = eventually("both are at the second", PATIENCE, || async {
+        let waiting = deliveries(&second.channel(), "acme", "state = PENDING").await;
+        (waiting.len() == 2).then_some(()).ok_or(waiting)
+    });
+    moved.await;
+    // What is published after that, and delivered, shows that the second had its time.
+    for number in 3..6 {
+        let event = event(&number.to_string(), "other", "{}");
+        publish_one(&second.channel(), "acme", event).await;
+        eventually("it is delivered", PATIENCE, || async {
+            let n_received = other.count();
+            (n_received == number - 2).then_some(()).ok_or(n_received)
+        })
+        .await;
+    }
+    assert_eq!(busy.count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

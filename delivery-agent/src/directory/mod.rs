@@ -152,11 +152,7 @@ impl Directory {
         spread: Spread,
         number: u8,
     ) -> Settings {
-        // A shard that gets no events any more has some that wait, beside those that do.
-        let n_shards = match number < spread.events {
-            true => spread.events,
-            false => spread.shards,
-        };
+        let n_shares = spread.n_shares(number);
         let per_second = subscription.max_requests_per_second;
         Settings {
             shard: Shard {
@@ -165,8 +161,8 @@ impl Directory {
             },
             endpoint: subscription.target.origin().into(),
             policy: Arc::clone(&subscription.policy),
-            max_in_flight: subscription.max_in_flight.div_ceil(n_shards.into()),
-            max_requests_per_second: per_second.map(|it| it / f64::from(n_shards)),
+            max_in_flight: subscription.max_in_flight.div_ceil(n_shares.into()),
+            max_requests_per_second: per_second.map(|it| it / f64::from(n_shares)),
             suspended,
         }
     }

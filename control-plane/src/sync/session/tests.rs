@@ -534,6 +534,30 @@ fn everybody_is_told_of_a_spread_tenants_subscriptions_as_long_as_there_are_any(
     );
     let expected = ["subscriptions last ->5 -s1 -s2", "tenants last ->8 -t"];
     assert_eq!(talk(&mut session, &contents), expected);
+    // One that was away has them still, whatever tenant has the name now.
+    apply(&mut contents, vec![tenant("t", 9, 1)]);
+    let said = talk(&mut self::session(Some(5), &contents), &contents);
+    let expected = ["tenants last ->5 t@9", "subscriptions last ->9 -s1 -s2"];
+    assert_eq!(said[..2], expected, "{said:?}");
+}
+
+#[test]
+fn before_a_slot_comes_what_tenants_have_that_may_have_a_shard_in_it() {
+    let ((s1, others), (s2, _)) = (of_t("s1"), of_t("s2"));
+    let before = vec![tenant("t", 1, 2), put(&s1, 2, ""), slots(3, &others[..1])];
+    let mut contents = contents(before);
+    let mut session = session(None, &contents);
+    talk(&mut session, &contents);
+    apply(
+        &mut contents,
+        vec![put("tenant/x", 4, ""), slots(5, &others)],
+    );
+    let out = update(&mut session, &contents);
+    apply(&mut contents, vec![put(&s2, 6, "")]);
+    ack(&mut session, out.nonce);
+    let said = talk(&mut session, &contents);
+    let expected = ["subscriptions last ->3 s2@6", "slots last ->5 slots@5"];
+    assert_eq!(said[..2], expected, "{said:?}");
 }
 
 #[test]
