@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** whoever has more does not use more.
 
-use std::fs;
+use std::{fs, path::Path};
 
 /// What all budgets together are made for.
 const FULL: u64 = 1 << 30;
@@ -29,7 +29,7 @@ impl Memory {
         Self { bytes }
     }
 
-    /// What the control group of this process may have; enough, if it has none.
+    /// What the control group of this process may have, and those around it; enough, if there is none.
     #[must_use]
     pub fn found() -> Self {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -39,9 +39,10 @@ impl Memory {
                 .find_map(|(begin, root, file)| Some((line.split_once(begin)?.1, root, file)));
             let (path, root, file) = group?;
             // A container sees its own group as the root.
-            let read = |path: &str| fs::read_to_string(format!("{root}{path}/{file}")).ok();
-            let text = read(path.trim_end_matches('/')).or_else(|| read(""))?;
-            text.trim().parse::<u64>().ok()
+            let around = Path::new(path.trim_start_matches('/')).ancestors();
+            let files = around.map(|it| Path::new(root).join(it).join(file));
+            let limits = files.filter_map(|it| fs::read_to_string(it).ok()?.trim().parse().ok());
+            limits.min()
         });
         Self::of(limits.min().unwrap_or(u64::MAX))
     }
