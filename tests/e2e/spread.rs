@@ -78,21 +78,27 @@ impl Fleet {
     }
 }
 
-/// A tenant, not made yet, that will have slots at all agents, once they share them.
+/// A tenant, not made yet, that will have slots at all agents, once they have their shares and nothing moves: an owner does
+/// not know what another one accepted before it.
 async fn tenant_everywhere(admin: &Channel) -> String {
     eventually("all agents have slots", PATIENCE, || async {
         let mut fleet = FleetServiceClient::new(admin.clone());
         let placement = fleet.get_placement(GetPlacementRequest {}).await;
         let placement = placement.map_err(|it| it.to_string())?.into_inner();
-        let mut owners = BTreeMap::new();
-        for range in placement.ranges {
+        let (mut owners, mut shares) = (BTreeMap::new(), BTreeMap::new());
+        for range in &placement.ranges {
             for slot in range.first_slot..=range.last_slot {
                 owners.insert(slot, range.agent.clone());
+                *shares.entry(&range.agent).or_insert(0) += 1;
             }
         }
-        let n_owners = owners.values().collect::<BTreeSet<_>>().len();
-        if n_owners < AGENTS.len() {
-            return Err(format!("{n_owners} have slots"));
+        let is_moving = placement
+            .ranges
+            .iter()
+            .any(|it| !it.previous_agent.is_empty());
+        let is_shared = shares.len() == AGENTS.len() && shares.values().all(|it| *it >= 341);
+        if is_moving || !is_shared {
+            return Err(format!("{shares:?}"));
         }
         let is_everywhere = |tenant: &String| {
             let slots = (0..SPREAD).map(|number| {
