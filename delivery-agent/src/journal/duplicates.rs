@@ -139,27 +139,19 @@ impl Older {
         };
         // The window begins in the bucket before this one.
         let oldest = self.bucket_number(event.accept_time).saturating_sub(1);
-        let first = self.newest(key, oldest)?;
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        let in_window = buckets.range(oldest..).rev().map(|(_, bucket)| bucket);
+        let first = newest(in_window, key)?;
         Ok(first.filter(|it| is_within(self.window, *it, event.accept_time)))
     }
 
-    /// The last event with an id, of those that are kept.
+    /// The last event with an id, of those that are kept. Nobody waits for the disk meanwhile.
     pub(super) fn get(&self, id: WebhookId) -> Result<Option<First>, Error> {
-        self.newest(id, 0)
-    }
-
-    fn newest(&self, id: WebhookId, oldest_bucket: u64) -> Result<Option<First>, Error> {
         let buckets: Vec<Keyspace> = {
             let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-            let wanted = buckets.range(oldest_bucket..).rev();
-            wanted.map(|(_, bucket)| bucket.clone()).collect()
+            buckets.values().rev().cloned().collect()
         };
-        for bucket in buckets {
-            if let Some(first) = bucket.get(id.0)?.and_then(|it| decode(&it)) {
-                return Ok(Some(first));
-            }
-        }
-        Ok(None)
+        newest(&buckets, id)
     }
 
     /// Puts ids on disk, durably, if they are still of use at `now`. Of the same id, the last one
@@ -226,6 +218,19 @@ impl Older {
         let window = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
         time.0 / window.max(1)
     }
+}
+
+/// The event with an id in the first of these that has one.
+fn newest<'a>(
+    buckets: impl IntoIterator<Item = &'a Keyspace>,
+    id: WebhookId,
+) -> Result<Option<First>, Error> {
+    for bucket in buckets {
+        if let Some(first) = bucket.get(id.0)?.and_then(|it| decode(&it)) {
+            return Ok(Some(first));
+        }
+    }
+    Ok(None)
 }
 
 fn is_within(window: Duration, first: First, now: Timestamp) -> bool {
