@@ -8,6 +8,7 @@ use hookfleet_proto::v1::{
     ListAgentsRequest, Subscription, agent::State, fleet_service_client::FleetServiceClient,
 };
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::harness::{
@@ -46,6 +47,33 @@ async fn subscribed(admin: &Channel) -> (Ledger, Shape) {
         stays: true,
     };
     (ledger, shape)
+}
+
+/// A fleet of one agent, which has all slots.
+struct Alone {
+    first: Process,
+    admin: Channel,
+    plane: Process,
+    _etcd: TestEtcd,
+    dir: TempDir,
+}
+
+impl Alone {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let etcd = TestEtcd::start().await;
+        let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
+        let admin = plane.channel();
+        let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
+        shares(&admin, &[1024]).await;
+        Self {
+            first,
+            admin,
+            plane,
+            _etcd: etcd,
+            dir,
+        }
+    }
 }
 
 /// Waits until the live agents have these shares of the slots, from the least.
@@ -97,16 +125,17 @@ async fn events_for_an_agent_that_is_away_wait_at_another_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_a_key_arrive_in_order_while_their_slot_moves() {
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = TestEtcd::start().await;
-    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
-    let admin = plane.channel();
-    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[1024]).await;
+    let Alone {
+        dir,
+        plane,
+        admin,
+        first,
+        ..
+    } = &Alone::start().await;
     let receiver = Receiver::start().await;
     for number in 0..N_TENANTS {
         let tenant = format!("tenant-{number}");
-        create_tenant(&admin, &tenant).await;
+        create_tenant(admin, &tenant).await;
         // Slow, and now and then it fails, so that there is always something left where the slot was.
         receiver.answer_with(&tenant, |_, n_before| {
             let status: u16 = if n_before % 15 == 3 { 503 } else { 200 };
@@ -116,7 +145,7 @@ async fn events_of_a_key_arrive_in_order_while_their_slot_moves() {
                 Duration::from_millis(20),
             )
         });
-        subscribe_in_force(&admin, &tenant, "hook", ordered(to(receiver.url(&tenant)))).await;
+        subscribe_in_force(admin, &tenant, "hook", ordered(to(receiver.url(&tenant)))).await;
     }
     let publish_all = async |numbers: Range<usize>| {
         for n in numbers {
@@ -128,7 +157,7 @@ async fn events_of_a_key_arrive_in_order_while_their_slot_moves() {
     };
     publish_all(0..75).await;
     let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[512, 512]).await;
+    shares(admin, &[512, 512]).await;
     let n_left = 75 * N_TENANTS - receiver.received().len();
     assert!(n_left > 100, "something is left where it was: {n_left}");
     publish_all(75..150).await;
@@ -154,13 +183,14 @@ async fn events_of_a_key_arrive_in_order_while_their_slot_moves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = TestEtcd::start().await;
-    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
-    let admin = plane.channel();
-    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[1024]).await;
-    let (ledger, shape) = subscribed(&admin).await;
+    let Alone {
+        dir,
+        plane,
+        admin,
+        first,
+        ..
+    } = &Alone::start().await;
+    let (ledger, shape) = subscribed(admin).await;
     for tenant in &shape.tenants {
         ledger.receiver.answer(&format!("{tenant}/hook"), 503);
     }
@@ -168,7 +198,7 @@ async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
         .publish_all(&Doors::of([first.channel()]), &shape)
         .await;
     let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[512, 512]).await;
+    shares(admin, &[512, 512]).await;
 
     // Each is pending at one of them, and nowhere else.
     let pending = async |agent: &Process| {
@@ -181,7 +211,7 @@ async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
         counts
     };
     let moved = eventually("the second has its share", PATIENCE, || async {
-        let (first, second) = (pending(&first).await, pending(&second).await);
+        let (first, second) = (pending(first).await, pending(&second).await);
         let is_apart = first
             .iter()
             .zip(&second)
@@ -211,28 +241,29 @@ async fn what_waits_for_its_next_attempt_goes_along_with_its_slot() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_that_a_receiver_asked_for_goes_along_with_its_slot() {
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = TestEtcd::start().await;
-    let plane = control_plane(dir.path(), etcd.endpoint(), "127.0.0.1:0");
-    let admin = plane.channel();
-    let first = agent(&dir.path().join("first"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[1024]).await;
+    let Alone {
+        dir,
+        plane,
+        admin,
+        first,
+        ..
+    } = &Alone::start().await;
     let (busy, other) = (Receiver::start().await, Receiver::start().await);
     busy.answer_with("busy", |_, _| {
         let later = vec![("retry-after", "3600".to_owned())];
         (503.try_into().unwrap(), later, Duration::ZERO)
     });
-    create_tenant(&admin, "acme").await;
+    create_tenant(admin, "acme").await;
     let busy_only = Subscription {
         event_types: vec!["busy".to_owned()],
         ..to(busy.url("busy"))
     };
-    subscribe_in_force(&admin, "acme", "busy", busy_only).await;
+    subscribe_in_force(admin, "acme", "busy", busy_only).await;
     let other_only = Subscription {
         event_types: vec!["other".to_owned()],
         ..to(other.url("other"))
     };
-    subscribe_in_force(&admin, "acme", "other", other_only).await;
+    subscribe_in_force(admin, "acme", "other", other_only).await;
     publish_one(&first.channel(), "acme", event("1", "busy", "{}")).await;
     eventually("it asks for a pause", PATIENCE, || async {
         let asked = deliveries(&first.channel(), "acme", "state = PENDING").await;
@@ -244,9 +275,9 @@ async fn a_pause_that_a_receiver_asked_for_goes_along_with_its_slot() {
     publish_one(&first.channel(), "acme", event("2", "busy", "{}")).await;
 
     let second = agent(&dir.path().join("second"), plane.address, "127.0.0.1:0");
-    shares(&admin, &[512, 512]).await;
+    shares(admin, &[512, 512]).await;
     first.signal(Signal::SIGTERM);
-    shares(&admin, &[1024]).await;
+    shares(admin, &[1024]).await;
     let moved = eventually("both are at the second", PATIENCE, || async {
         let waiting = deliveries(&second.channel(), "acme", "state = PENDING").await;
         (waiting.len() == 2).then_some(()).ok_or(waiting)
