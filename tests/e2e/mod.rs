@@ -46,6 +46,7 @@ mod isolation;
 mod ledger;
 mod limits;
 mod memory;
+mod metrics;
 mod moves;
 mod openapi;
 mod payloads;
