@@ -133,10 +133,11 @@ impl RelayService for Relayed {
             health,
         } = request.into_inner();
         let _open = self.publisher.check_open()?;
+        let now = self.publisher.ingest().clock.now();
         let mut admissions = Vec::new();
         let mut accepted = Vec::with_capacity(events.len());
         for (number, event) in events.into_iter().enumerate() {
-            let event = taken(event).map_err(|field| {
+            let event = taken(event, now).map_err(|field| {
                 let field = format!("events[{number}].{field}");
                 ApiError::invalid_field(field, "is not as it must be")
             })?;
