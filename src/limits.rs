@@ -8,6 +8,7 @@ use hookfleet_gateway::{
         memory::Memory,
     },
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Delivery, Validate};
@@ -49,9 +50,9 @@ impl Limits {
         }
     }
 
-    /// Room for connections, of a process that may open so many files.
-    pub(crate) fn connections(&self, files: usize) -> Connections {
-        let affordable = (files / 4).max(1);
+    /// Room for connections.
+    pub(crate) fn connections(&self) -> Connections {
+        let affordable = (open_files() / 4).max(1);
         Connections::within(
             self.memory(),
             self.max_connections.min(affordable),
@@ -86,4 +87,18 @@ impl Validate for Limits {
         none.map(|(key, _)| format!("{key}: must be at least 1"))
             .collect()
     }
+}
+
+/// Raises the limit of open files as far as it goes.
+pub(crate) fn open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX))
 }

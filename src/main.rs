@@ -9,6 +9,7 @@ mod demo;
 mod issuers;
 mod key_file;
 mod limits;
+mod member;
 mod output;
 mod process;
 mod running;

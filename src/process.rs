@@ -9,31 +9,27 @@ use std::{
 };
 
 use anyhow::Context as _;
-use hookfleet_contract::{event::Limits, target::Rules, zone::Zone};
+use hookfleet_contract::{target::Rules, zone::Zone};
 use hookfleet_control_plane::{
     ControlPlane,
     store::{Embedded, Etcd, Store, embedded::Retention, etcd},
 };
-use hookfleet_delivery_agent::{
-    app::Agent, config::Config as AgentConfig, identity::Identity, journal,
-};
-use hookfleet_egress::{Egress, address::Policy};
+use hookfleet_delivery_agent::{identity::Identity, journal};
 use hookfleet_gateway::{
     audit::Audit,
     auth::Auth,
     clock::Clock,
-    limits::{limiter::Limiter, memory::Memory},
     peers::{Authorization, Dialer},
     readiness::Readiness,
     services::Services,
     tls::{files::Files, peer::PeerTls},
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
 use crate::{
     access::{self, Access},
     config, issuers, key_file,
+    member::Member,
     running::{Parts, Running, SUBSCRIPTIONS},
     tls,
 };
@@ -66,7 +62,8 @@ impl Standalone {
         create(&data_dir)?;
         let secure = tls.server()?;
         let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
-        let store = Embedded::open(data_dir.join("control-plane"), Retention::default());
+        let store_dir = data_dir.join("control-plane");
+        let store = Embedded::open(&store_dir, Retention::default());
         let store = Arc::new(store.await.context("cannot open the store")?);
         let (listener, address) = bind(listen, authentication).await?;
         let readiness = Readiness::new(&[STORE, SUBSCRIPTIONS]);
@@ -108,6 +105,7 @@ impl Standalone {
             weight: 100,
             zone: None,
             leaves: false,
+            other_databases: vec![store_dir],
             dialer: Dialer {
                 authorization,
                 tls: PeerTls::default(),
@@ -116,7 +114,8 @@ impl Standalone {
         let meeting = [format!("http://{meeting}")];
         let limiter = limits.limiter(Some(&delivery));
         let memory = limits.memory();
-        let agent = build_agent(member, &meeting, &data_dir, &delivery, &limiter, memory).await?;
+        let agent = member.agent(&meeting, &data_dir, &delivery, &limiter, memory);
+        let agent = agent.await?;
         let inner = inner.map(|((listener, _), access)| {
             let services = Services::new(readiness.clone()).guarded(access.auth);
             (listener, services.with(control_plane.sync_service()))
@@ -141,9 +140,9 @@ impl Standalone {
         parts.run_control_plane(control_plane);
         parts.watch_store(store);
         if let Some((listener, services)) = inner {
-            parts.serve(listener, None, services, limits.connections(open_files()))?;
+            parts.serve(listener, None, services, limits.connections())?;
         }
-        parts.serve(listener, secure, services, limits.connections(open_files()))?;
+        parts.serve(listener, secure, services, limits.connections())?;
         if delivery.allow_loopback_targets {
             tracing::warn!("callback URLs may be on loopback: this server is for one machine");
         }
@@ -205,7 +204,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         }));
     let mut parts = Parts::new();
     parts.run_control_plane(control_plane);
-    let connections = config.limits.connections(open_files());
+    let connections = config.limits.connections();
     parts.serve(listener, secure, services, connections)?;
     Ok(parts.running(address, config.tls.url(address)))
 }
@@ -236,21 +235,21 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         weight: config.weight,
         zone: Zone::optional(&config.zone).context("zone")?,
         leaves: !config.keep_slots,
+        other_databases: Vec::new(),
         dialer: Dialer {
             authorization,
             tls: config.tls.peer()?,
         },
     };
     let limiter = config.limits.limiter(Some(&config.delivery));
-    let agent = build_agent(
-        member,
+    let agent = member.agent(
         &config.control_plane,
         &config.data_dir,
         &config.delivery,
         &limiter,
         config.limits.memory(),
-    )
-    .await?;
+    );
+    let agent = agent.await?;
     let auth = if config.authentication {
         Auth::on(agent.keyring(), Clock::system())
     } else {
@@ -266,68 +265,9 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         .with(agent.delivery_service());
     let mut parts = Parts::new();
     parts.run_agent(agent, readiness);
-    let connections = config.limits.connections(open_files());
+    let connections = config.limits.connections();
     parts.serve(listener, secure, services, connections)?;
     Ok(parts.running(address, config.tls.url(address)))
-}
-
-/// What an agent is to its fleet.
-struct Member {
-    identity: Identity,
-    address: String,
-    weight: u16,
-    zone: Option<Zone>,
-    /// Others take its slots when it ends.
-    leaves: bool,
-    /// How it calls other processes.
-    dialer: Dialer,
-}
-
-async fn build_agent(
-    member: Member,
-    control_planes: &[String],
-    data_dir: &Path,
-    delivery: &config::Delivery,
-    limiter: &Limiter,
-    memory: Memory,
-) -> anyhow::Result<Agent> {
-    let sealing_key = key_file::load_or_create(&data_dir.join("agent.key"))?;
-    for url in control_planes {
-        let endpoint = member.dialer.endpoint(url);
-        endpoint.with_context(|| format!("{url} is not a URL"))?;
-    }
-    let egress = Egress::new(hookfleet_egress::Config {
-        policy: Policy {
-            allow_loopback: delivery.allow_loopback_targets,
-            ..Policy::default()
-        },
-        ca_files: delivery.ca_files.clone(),
-        resolvers: delivery.name_servers.clone(),
-    })?;
-    let drain_timeout = Duration::from_secs(delivery.drain_seconds);
-    let config = AgentConfig {
-        dialer: member.dialer,
-        identity: member.identity,
-        address: member.address,
-        weight: member.weight,
-        zone: member.zone,
-        control_planes: control_planes.to_vec(),
-        data_dir: data_dir.to_owned(),
-        sealing_key,
-        egress,
-        target_rules: rules(delivery.allow_loopback_targets, delivery.allow_http_targets),
-        event_limits: Limits::default(),
-        segment_bytes: delivery.segment_mib << 20,
-        max_in_flight: affordable(delivery.max_in_flight),
-        drain_timeout,
-        leave_timeout: member.leaves.then_some(drain_timeout),
-        stream_lifetime: Duration::from_secs(delivery.stream_seconds),
-        limiter: limiter.clone(),
-        memory,
-    };
-    // Recovery reads the disk for as long as it takes.
-    let built = tokio::task::spawn_blocking(|| Agent::build(config)).await?;
-    Ok(built?)
 }
 
 /// The audit log in a directory, which is in another unless it begins at the root.
@@ -341,35 +281,7 @@ async fn audit_log(dir: &Path, within: &Path) -> anyhow::Result<Audit> {
     opened.context("cannot write the audit log")
 }
 
-/// Raises the limit of open files as far as it goes.
-fn open_files() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => raised.current,
-        Err(_) => limit.current,
-    };
-    current.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX))
-}
-
-/// Attempts in flight have three quarters of the open files.
-fn affordable(max_in_flight: usize) -> usize {
-    let files = open_files();
-    let affordable = (files / 4 * 3).max(1);
-    if affordable < max_in_flight {
-        tracing::warn!(
-            files,
-            affordable,
-            "the limit of open files bounds attempts in flight"
-        );
-    }
-    max_in_flight.min(affordable)
-}
-
-fn rules(allow_loopback: bool, allow_http: bool) -> Rules {
+pub(crate) fn rules(allow_loopback: bool, allow_http: bool) -> Rules {
     Rules {
         allow_http,
         allow_loopback,

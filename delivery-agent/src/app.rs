@@ -114,20 +114,16 @@ impl Agent {
             .map_err(Error::Database)?;
         let (accepted_sender, accepted) = mpsc::channel(ACCEPTED_CAPACITY);
         let fatal = CancellationToken::new();
-        let (journal, recovered) = Journal::open(
-            journal::Config {
-                segment_bytes: config.segment_bytes,
-                ..journal::Config::new(
-                    config.data_dir.join("journal"),
-                    config.identity.journal_id,
-                    clock,
-                    fatal.clone(),
-                )
-            }
-            .within(config.memory),
-            &database,
-            accepted_sender,
-        )?;
+        let mut journal_config = journal::Config::new(
+            config.data_dir.join("journal"),
+            config.identity.journal_id,
+            clock,
+            fatal.clone(),
+        )
+        .within(config.memory);
+        journal_config.segment_bytes = config.segment_bytes;
+        journal_config.database_dirs.extend(config.other_databases);
+        let (journal, recovered) = Journal::open(journal_config, &database, accepted_sender)?;
         recovered.report();
         let snapshots = snapshot::Store::open(database.clone(), sealer.clone());
         let snapshots = snapshots.map_err(Error::Database)?;

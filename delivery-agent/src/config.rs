@@ -29,6 +29,8 @@ pub struct Config {
     pub control_planes: Vec<String>,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
+    /// Where this process has databases of its own on that disk: they are kept able to write too.
+    pub other_databases: Vec<PathBuf>,
     /// Seals the snapshot and page tokens; kept outside `data_dir`'s backups.
     pub sealing_key: [u8; 32],
     /// The way out.

@@ -1,6 +1,9 @@
 //! How much of all requests together may be in memory while they arrive. A request that finds no
 //! room is refused with advice, and one that comes too slowly makes room; those that stream are bounded by whoever reads them.
 //!
+//! A request takes the room for all of it once it has said how much that is. So under an overload a few come through whole,
+//! and the others are refused at their first bytes, where a little of each would fill the room and none come through.
+//!
 //! **Invariant:** what is held is given back when the request has been read, or is gone.
 
 use std::{
@@ -21,6 +24,8 @@ use prost_reflect::DescriptorPool;
 use tonic::Status;
 
 use crate::{
+    auth::layer::is_grpc,
+    body,
     limits::{memory::Memory, patience::BodyPace},
     status::ApiError,
 };
@@ -29,6 +34,10 @@ use crate::{
 const MAX_BYTES: usize = 128 << 20;
 /// When to come back: about as long as it takes to store what is here.
 const PAUSE: Duration = Duration::from_millis(250);
+/// The flag and the length before a message of gRPC.
+const HEAD_BYTES: usize = 5;
+/// Who says more is refused by whoever reads it, with better reason.
+const MAX_SAID: usize = body::MAX_BYTES + HEAD_BYTES;
 
 /// The room for requests; cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,6 +54,10 @@ struct Metered {
     pace: BodyPace,
     used: Arc<AtomicUsize>,
     max: usize,
+    n_read: usize,
+    /// How many bytes it says to have, as far as that is known.
+    said: Option<usize>,
+    is_grpc: bool,
     held: usize,
 }
 
@@ -74,12 +87,16 @@ impl Intake {
         if self.streams.contains(path) || path.starts_with("/grpc.reflection.") {
             return request;
         }
+        let is_grpc = is_grpc(request.headers());
         request.map(|body| {
             Body::new(Metered {
+                said: body.size_hint().exact().and_then(usize_of),
                 body,
                 pace: BodyPace::new(),
                 used: Arc::clone(&self.used),
                 max: self.max,
+                n_read: 0,
+                is_grpc,
                 held: 0,
             })
         })
@@ -87,6 +104,36 @@ impl Intake {
 }
 
 // === impl Metered ===
+
+impl Metered {
+    /// Takes room for what has arrived, and for what is said to come. Whether there is any.
+    fn take(&mut self, data: &Bytes) -> bool {
+        if self.n_read == 0 && self.is_grpc && self.said.is_none() {
+            self.said = message_bytes(data);
+        }
+        self.n_read += data.len();
+        let said = self.said.filter(|&it| it <= MAX_SAID).unwrap_or(0);
+        let more = self.n_read.max(said).saturating_sub(self.held);
+        let before = self.used.fetch_add(more, Ordering::Relaxed);
+        let has_room = more == 0 || before + more <= self.max;
+        if has_room {
+            self.held += more;
+        } else {
+            self.used.fetch_sub(more, Ordering::Relaxed);
+        }
+        has_room
+    }
+}
+
+/// How many bytes a message of gRPC has, with its head.
+fn message_bytes(data: &[u8]) -> Option<usize> {
+    let [_flag, length @ ..] = *data.first_chunk::<HEAD_BYTES>()?;
+    usize_of(u64::from(u32::from_be_bytes(length)) + HEAD_BYTES as u64)
+}
+
+fn usize_of(n_bytes: u64) -> Option<usize> {
+    usize::try_from(n_bytes).ok()
+}
 
 impl HttpBody for Metered {
     type Data = Bytes;
@@ -96,23 +143,20 @@ impl HttpBody for Metered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let held = self.held;
+        let n_read = self.n_read;
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            ready!(self.pace.poll_late(context, held));
+            ready!(self.pace.poll_late(context, n_read));
             let error = ApiError::invalid_field("", "the body comes too slowly");
             let status = Status::from(error.because("BODY_TOO_SLOW"));
             return Poll::Ready(Some(Err(status.into())));
         };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
+            && !self.take(data)
         {
-            self.held += data.len();
-            let before = self.used.fetch_add(data.len(), Ordering::Relaxed);
-            if before + data.len() > self.max {
-                let message = "too many requests are arriving at once";
-                let status = Status::from(ApiError::exhausted("OVERLOADED", message, PAUSE));
-                return Poll::Ready(Some(Err(status.into())));
-            }
+            let message = "too many requests are arriving at once";
+            let status = Status::from(ApiError::exhausted("OVERLOADED", message, PAUSE));
+            return Poll::Ready(Some(Err(status.into())));
         }
         Poll::Ready(frame.map(|it| it.map_err(Into::into)))
     }
@@ -163,6 +207,36 @@ mod tests {
         let mut next = intake.meter(request(path, 1));
         next.body_mut().frame().await.unwrap().unwrap();
         assert_eq!(intake.used.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_to_come_has_its_room_and_what_has_none_is_refused_at_its_first_bytes() {
+        let intake = Intake::new(descriptors::pool(), Memory::default());
+        let (length, n_fit) = (body::MAX_BYTES - HEAD_BYTES, MAX_BYTES / body::MAX_BYTES);
+        let first = |length: usize| {
+            let head = [&[0], &u32::try_from(length).unwrap().to_be_bytes()[..]].concat();
+            let frames = tokio_stream::iter([Ok::<_, BoxError>(Bytes::from(head))]);
+            let path = "/hookfleet.v1.PublisherService/Publish";
+            let request = http::Request::post(path).header("content-type", "application/grpc");
+            intake.meter(request.body(Body::from_stream(frames)).unwrap())
+        };
+        let mut taken = Vec::new();
+        for _ in 0..n_fit {
+            let mut request = first(length);
+            request.body_mut().frame().await.unwrap().unwrap();
+            taken.push(request);
+        }
+        let mut refused = first(length);
+        refused.body_mut().frame().await.unwrap().unwrap_err();
+        let used = intake.used.load(Ordering::Relaxed);
+        assert_eq!(used, MAX_BYTES, "who is refused holds none");
+
+        // That it may not have so much is for others to say.
+        taken.pop();
+        let mut absurd = first(usize::try_from(u32::MAX).unwrap());
+        absurd.body_mut().frame().await.unwrap().unwrap();
+        drop((taken, refused, absurd));
+        assert_eq!(intake.used.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

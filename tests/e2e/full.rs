@@ -7,6 +7,7 @@ use std::{
 };
 
 use hookfleet_proto::v1::Subscription;
+use nix::sys::signal::Signal;
 use tokio::task::spawn_blocking;
 use tonic::{Code, transport::Channel};
 
@@ -22,7 +23,8 @@ use crate::harness::{
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const EVENTS: usize = 40;
-const STORE_FAILED: &str = "the store has failed";
+/// An audit log has no room either, and refuses changes.
+const UNAUDITED: &[(&str, &str)] = &[("HOOKFLEET_AUDIT_DIR", "")];
 
 /// A server with a disk of its own, and events that a receiver does not take yet.
 struct Scene {
@@ -81,11 +83,6 @@ impl Scene {
         self.server.as_ref().unwrap().channel()
     }
 
-    /// The embedded store had to write before the reserve was given up, which ends the process.
-    fn has_failed_store(&self) -> bool {
-        self.server.as_ref().unwrap().has_logged(STORE_FAILED)
-    }
-
     fn try_start(&self) -> Result<Process, String> {
         try_start(&self.data_dir(), &self.shim, self.settings)
     }
@@ -105,33 +102,8 @@ impl Scene {
         let filling = spawn_blocking(move || fill(&others));
         let channel = self.channel();
         let refusal = self.ledger.publish_until_refused(&channel, 2000).await;
+        assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
         filling.await.unwrap();
-        if refusal.code() != Code::ResourceExhausted {
-            eventually("the process ends", PATIENCE, || async {
-                let has_ended = self.has_failed_store();
-                has_ended.then_some(()).ok_or(&refusal)
-            })
-            .await;
-        }
-    }
-
-    /// Waits until the reserve is given up. A write of the embedded store may come before that and end the process: then a
-    /// supervisor starts the next.
-    async fn reserve_is_given_up(&mut self) {
-        let (server, data_dir) = (self.server.take().unwrap(), self.data_dir());
-        let has_ended = eventually("the reserve is given up", PATIENCE, || async {
-            let has_ended = server.has_logged(STORE_FAILED);
-            let is_over = has_ended || !has_reserve(&data_dir);
-            is_over.then_some(has_ended).ok_or(())
-        })
-        .await;
-        self.server = Some(match has_ended {
-            true => {
-                assert_eq!(server.ended_by_itself().await.code(), Some(1));
-                self.try_start().unwrap()
-            }
-            false => server,
-        });
     }
 
     /// What waits is delivered, and the history has it.
@@ -182,7 +154,6 @@ async fn a_disk_that_others_fill_at_once_is_drained() {
     let data_dir = scene.data_dir();
     assert!(has_reserve(&data_dir));
     scene.publish_while(disk::fill).await;
-    scene.reserve_is_given_up().await;
     scene.drain().await;
     assert!(!has_reserve(&data_dir), "the reserve was given up");
     std::fs::remove_file(scene.others()).unwrap();
@@ -199,7 +170,6 @@ async fn a_disk_that_has_no_more_files_is_drained() {
         return;
     };
     scene.publish_while(disk::fill_with_files).await;
-    scene.reserve_is_given_up().await;
     scene.drain().await;
     std::fs::remove_dir_all(scene.others()).unwrap();
     scene.go_on().await;
@@ -219,16 +189,37 @@ async fn a_start_on_a_full_disk_drains_from_the_reserve() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_has_no_room_ends_the_process_and_loses_nothing() {
-    // An audit log would have refused the change.
-    let settings = &[("HOOKFLEET_AUDIT_DIR", "")];
-    let Some(mut scene) = Scene::with(&[], settings).await else {
+async fn subscriptions_are_taken_while_others_fill_the_disk() {
+    let Some(scene) = Scene::with(&[], UNAUDITED).await else {
         return;
     };
     let channel = scene.channel();
-    let ended = tokio::spawn(scene.server.take().unwrap().ended_by_itself());
+    disk::fill(&scene.others());
+    for number in 0..20 {
+        let subscription = to(scene.receiver.url("other"));
+        let created = subscribe(&channel, "acme", &format!("s{number}"), subscription).await;
+        created.unwrap();
+    }
+    scene.drain().await;
+    std::fs::remove_file(scene.others()).unwrap();
+    scene.go_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_no_room_ends_the_process_and_loses_nothing() {
+    let Some(mut scene) = Scene::with(&[], UNAUDITED).await else {
+        return;
+    };
+    let channel = scene.channel();
+    let server = scene.server.take().unwrap();
     let others = scene.others();
     std::fs::create_dir(&others).unwrap();
+    // What its log was given would last for long.
+    server.signal(Signal::SIGSTOP);
+    disk::fill(&others.join("first"));
+    disk::take_back(&scene.data_dir().join("control-plane/0.jnl"));
+    server.signal(Signal::SIGCONT);
+    let ended = tokio::spawn(server.ended_by_itself());
     for number in 0.. {
         if ended.is_finished() {
             break;

@@ -120,6 +120,16 @@ pub fn fill_with_files(dir: &Path) {
     made.take_while(Result::is_ok).for_each(drop);
 }
 
+/// Takes back the space that a file was given and that nothing is written to yet.
+pub fn take_back(file: &Path) {
+    let bytes = std::fs::read(file).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0);
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    for length in [written.map_or(0, |last| last + 1), bytes.len()] {
+        file.set_len(length as u64).unwrap();
+    }
+}
+
 fn run(command: &str, arguments: &[&str]) -> Result<Output, String> {
     let output = Command::new(command).args(arguments).output();
     let output = output.map_err(|error| format!("{command}: {error}"))?;

@@ -128,19 +128,9 @@ impl Ingest {
             stands: Vec::new(),
             event: event.cloud_event().encode_to_vec().into(),
         };
-        let add = |slot: &Slot| self.parked.add(*slot, 1);
-        let remove = |slot: &Slot| self.parked.remove(*slot, 1);
-        // Counted before it is there, so that nothing slips past in between.
-        slots.iter().for_each(add);
-        let appended = self
-            .journal
-            .append(parking::parked(new, slots.iter().copied()))
-            .await;
-        let appended = appended.inspect_err(|_| slots.iter().for_each(remove))?;
-        if appended.duplicate {
-            slots.iter().for_each(remove);
-        }
-        reach.is_new = !appended.duplicate;
+        let parked = parking::parked(new, slots.iter().copied());
+        let appended = self.parked.append(&self.journal, vec![parked]).await?;
+        reach.is_new = appended.iter().any(|it| !it.duplicate);
         Ok(reach)
     }
 }

@@ -192,15 +192,7 @@ impl Ingest {
                 (id, is_parked.then_some(n_targets))
             }));
         }
-        let n_parked = results
-            .iter()
-            .flatten()
-            .filter(|(_, it)| it.is_some())
-            .count() as u64;
-        // Counted before they are there, so that nothing slips past in between.
-        self.parked.add(slot, n_parked);
-        let appended = self.journal.append_all(accepted).await;
-        let appended = appended.inspect_err(|_| self.parked.remove(slot, n_parked))?;
+        let appended = self.parked.append(&self.journal, accepted).await?;
         let mut appended = appended.into_iter();
         let mut receipt_of = |(event, parked): (WebhookId, Option<usize>)| {
             let Some(mut appended) = appended.next() else {
@@ -208,7 +200,6 @@ impl Ingest {
             };
             if let Some(n_targets) = parked {
                 appended.n_targets = u32::try_from(n_targets).unwrap_or(u32::MAX);
-                self.parked.remove(slot, u64::from(appended.duplicate));
             }
             receipt(&shard.tenant, event, &appended)
         };

@@ -12,8 +12,8 @@ use crate::clock::Clock;
 pub struct Config {
     /// Where the segments are; created if missing.
     pub dir: PathBuf,
-    /// Where the database is, whose log is given its space here.
-    pub database_dir: PathBuf,
+    /// Where the databases of this process are, whose logs are given their space here.
+    pub database_dirs: Vec<PathBuf>,
     /// Which journal this is, chosen at random once. The files of another one are refused.
     pub id: u128,
     /// The size of a segment, preallocated. An event must fit into one.
@@ -43,7 +43,7 @@ impl Config {
     #[must_use]
     pub fn new(dir: PathBuf, id: u128, clock: Clock, fatal: CancellationToken) -> Self {
         Self {
-            database_dir: dir.with_file_name("database"),
+            database_dirs: vec![dir.with_file_name("database")],
             dir,
             id,
             segment_bytes: 64 << 20,

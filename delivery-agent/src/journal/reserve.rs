@@ -1,7 +1,7 @@
 //! What is kept of the disk for the time when others fill it: the reserve, files of nothing that are given up then, and
-//! room for the log of the database, which that would take only as it writes.
+//! room for the logs of the databases, which those would take only as they write.
 //!
-//! The journal's own segments have their space from the start. The database has not, and takes no write any more after
+//! The journal's own segments have their space from the start. A database has not, and takes no write any more after
 //! one that failed, so the process would have to end.
 //!
 //! **Invariant:** the reserve goes after everything else, and comes back once it leaves the bound of events free.
@@ -29,7 +29,7 @@ use super::{
 pub(super) const BYTES: u64 = 64 << 20;
 /// The reserve is of files too, which a disk may have no more of while it has bytes.
 const FILES: u64 = 16;
-/// How much the database's log has before the next is begun.
+/// How much the log of a database has before the next is begun.
 const DATABASE_LOG: u64 = 64 << 20;
 const BLOCK: u64 = 512;
 
@@ -38,7 +38,7 @@ const BLOCK: u64 = 512;
 pub(super) struct Reserve {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
-    database_dir: PathBuf,
+    database_dirs: Vec<PathBuf>,
     is_held: bool,
     looked: Timestamp,
 }
@@ -99,7 +99,7 @@ impl Reserve {
         Self {
             storage,
             dir: config.dir.clone(),
-            database_dir: config.database_dir.clone(),
+            database_dirs: config.database_dirs.clone(),
             is_held: false,
             looked: Timestamp(0),
         }
@@ -146,10 +146,12 @@ impl Reserve {
                 room.look();
             }
         }
-        match room.free() >= room.min() + DATABASE_LOG {
-            true => allocate_log(&self.database_dir),
-            false => Ok(()),
+        for dir in &self.database_dirs {
+            if room.free() >= room.min() + DATABASE_LOG && allocate_log(dir)? {
+                room.look();
+            }
         }
+        Ok(())
     }
 
     /// Whether there was room for all of it.
@@ -170,9 +172,9 @@ impl Reserve {
     }
 }
 
-/// Gives the log that the database writes now the space that it will need; that is the one with the highest number. Its
-/// length does not change.
-fn allocate_log(dir: &Path) -> io::Result<()> {
+/// Gives the log that a database writes now the space that it will need; that is the one with the highest number. Its
+/// length does not change. Answers whether that took any.
+fn allocate_log(dir: &Path) -> io::Result<bool> {
     let mut newest = None;
     for file in fs::read_dir(dir)? {
         let path = file?.path();
@@ -182,21 +184,21 @@ fn allocate_log(dir: &Path) -> io::Result<()> {
         newest = newest.max(number.map(|number| (number, path)));
     }
     let Some((_, path)) = newest else {
-        return Ok(());
+        return Ok(false);
     };
     let file = match File::options().write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         opened => opened?,
     };
     if fstat(&file)?.st_blocks.unsigned_abs() * BLOCK >= DATABASE_LOG {
-        return Ok(());
+        return Ok(false);
     }
     match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, DATABASE_LOG) {
         // Some file systems cannot, and others have filled the disk meanwhile.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
-            Ok(())
+            Ok(false)
         }
-        allocated => Ok(allocated?),
+        allocated => Ok(allocated.map(|()| true)?),
     }
 }
 

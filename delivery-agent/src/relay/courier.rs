@@ -81,7 +81,7 @@ impl Courier {
             self.publish(stored).await
         };
         if !matches!(verdict, Verdict::Retry(_)) {
-            self.ingest.parked.remove(slot, 1);
+            self.ingest.parked.remove(slot);
         }
         verdict
     }

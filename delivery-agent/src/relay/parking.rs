@@ -19,7 +19,7 @@ use hookfleet_contract::{
 
 use crate::{
     core::{Settings, Uid},
-    journal::{NewEvent, Origin, PendingSummary, Target},
+    journal::{self, Appended, Journal, NewEvent, Origin, PendingSummary, Target},
 };
 
 /// The subscription of events that are to be sent on. No other one has this uid: theirs are random.
@@ -52,18 +52,46 @@ impl Parked {
         self.counts().contains_key(&slot)
     }
 
-    /// So many events more are parked.
-    pub fn add(&self, slot: Slot, n: u64) {
-        if n > 0 {
-            *self.counts().entry(slot).or_default() += n;
+    /// Appends events and counts those that are parked, before they are there, so that nothing slips past in between.
+    ///
+    /// # Errors
+    /// What the journal says.
+    ///
+    /// # Cancel safety
+    /// The counts are put right even if nobody waits for the answer any more.
+    pub async fn append(
+        &self,
+        journal: &Journal,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<Appended>, journal::Error> {
+        if events.iter().all(|it| it.origin != Origin::Parked) {
+            return journal.append_all(events).await;
         }
+        let slots: Vec<Vec<Slot>> = events.iter().map(slots_of).collect();
+        slots.iter().flatten().for_each(|slot| self.add(*slot));
+        let (parked, journal) = (self.clone(), journal.clone());
+        let appending = tokio::spawn(async move {
+            let appended = journal.append_all(events).await;
+            for (at, slots) in slots.iter().enumerate() {
+                let is_new = appended.as_ref().is_ok_and(|it| !it[at].duplicate);
+                if !is_new {
+                    slots.iter().for_each(|slot| parked.remove(*slot));
+                }
+            }
+            appended
+        });
+        appending.await.unwrap_or(Err(journal::Error::Stopped))
     }
 
-    /// So many events were sent on, or not parked after all.
-    pub fn remove(&self, slot: Slot, n: u64) {
+    fn add(&self, slot: Slot) {
+        *self.counts().entry(slot).or_default() += 1;
+    }
+
+    /// An event was sent on, or not parked after all.
+    pub fn remove(&self, slot: Slot) {
         let mut counts = self.counts();
         if let Some(count) = counts.get_mut(&slot) {
-            *count = count.saturating_sub(n);
+            *count = count.saturating_sub(1);
             if *count == 0 {
                 counts.remove(&slot);
             }
@@ -117,8 +145,76 @@ pub fn settings() -> Option<Settings> {
     })
 }
 
+/// The slots that an event is parked for.
+fn slots_of(event: &NewEvent) -> Vec<Slot> {
+    let targets = event.targets.iter().filter(|it| it.uid == PARKED);
+    targets.filter_map(|it| slot_of(it.partition)).collect()
+}
+
 /// The slot for which something in this partition is parked.
 #[must_use]
 pub fn slot_of(partition: u16) -> Option<Slot> {
     partition.checked_sub(1).map(Slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::FutureExt as _;
+    use hookfleet_contract::id::WebhookId;
+    use tokio::{
+        sync::mpsc,
+        task::yield_now,
+        time::{Duration, timeout},
+    };
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    const SLOT: Slot = Slot(7);
+
+    #[tokio::test]
+    async fn a_publisher_that_goes_away_leaves_the_counts_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        let database = fjall::Database::builder(dir.path().join("database")).open();
+        let config = journal::Config {
+            min_free_bytes: Some(0),
+            ..journal::Config::new(
+                dir.path().join("journal"),
+                1,
+                clock,
+                CancellationToken::new(),
+            )
+        };
+        let (accepted, _durable) = mpsc::channel(8);
+        let (journal, _) = Journal::open(config, &database.unwrap(), accepted).unwrap();
+        let event = || {
+            let event = NewEvent {
+                tenant: "acme".parse().unwrap(),
+                webhook_id: WebhookId([1; 16]),
+                accept_time: clock.now(),
+                targets: Vec::new(),
+                origin: Origin::Parked,
+                stands: Vec::new(),
+                event: Bytes::from_static(b"event"),
+            };
+            vec![parked(event, [SLOT])]
+        };
+        let counts = Parked::default();
+        counts.append(&journal, event()).await.unwrap();
+        assert!(counts.has(SLOT));
+        counts.remove(SLOT);
+
+        // The same again is a duplicate, and nobody waits to hear that.
+        let heard = counts.append(&journal, event()).now_or_never();
+        assert!(heard.is_none() && counts.has(SLOT));
+        let settled = async {
+            while counts.has(SLOT) {
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), settled).await.unwrap();
+    }
 }
