@@ -63,6 +63,12 @@ impl Handle {
         (handle, receiver, counts)
     }
 
+    /// A handle of no driver: nobody hears what it is told.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self::new().0
+    }
+
     /// Tells of subscriptions that are new, changed or gone.
     pub async fn effects(&self, effects: Vec<Effect>) {
         if !effects.is_empty() {
