@@ -59,6 +59,10 @@ pub(crate) struct Delivery {
     pub(crate) drain_seconds: u64,
     /// How long a publisher's stream may last before it is asked to begin another, in seconds.
     pub(crate) stream_seconds: u64,
+    /// Where spans of events go, as OTLP over gRPC: `http://collector:4317`. Nowhere if empty.
+    pub(crate) otlp_endpoint: String,
+    /// The share of events of which spans are sent, from 0 to 1. Those with a `traceparent` follow that.
+    pub(crate) trace_share: f64,
     /// The most events of a tenant that this process takes in a second; 0 is no limit.
     pub(crate) tenant_events_per_second: u64,
     /// The most bytes of events of a tenant that this process takes in a second; 0 is no limit.
@@ -225,6 +229,8 @@ impl Default for Delivery {
             segment_mib: 64,
             drain_seconds: 25,
             stream_seconds: 30 * 60,
+            otlp_endpoint: String::new(),
+            trace_share: 0.01,
             tenant_events_per_second: 0,
             tenant_bytes_per_second: 0,
         }
@@ -309,6 +315,12 @@ impl Validate for Delivery {
         }
         if self.stream_seconds == 0 {
             problems.push("stream_seconds: must be at least 1".to_owned());
+        }
+        if !(self.otlp_endpoint.is_empty() || self.otlp_endpoint.starts_with("http://")) {
+            problems.push("otlp_endpoint: must be http://host:port".to_owned());
+        }
+        if !(0.0..=1.0).contains(&self.trace_share) {
+            problems.push("trace_share: must be 0 to 1".to_owned());
         }
         for file in self.ca_files.iter().filter(|file| !file.is_file()) {
             problems.push(format!("ca_files: {} is not a file", file.display()));

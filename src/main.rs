@@ -13,6 +13,7 @@ mod member;
 mod output;
 mod process;
 mod running;
+mod spans;
 mod telemetry;
 mod tls;
 mod verification;

@@ -14,7 +14,7 @@ use hookfleet_gateway::{
     peers::Dialer,
 };
 
-use crate::{config, key_file, limits::open_files, process::rules};
+use crate::{config, key_file, limits::open_files, process::rules, spans};
 
 /// What an agent is to its fleet.
 pub(crate) struct Member {
@@ -75,6 +75,7 @@ impl Member {
             leave_timeout: self.leaves.then_some(drain_timeout),
             stream_lifetime: Duration::from_secs(delivery.stream_seconds),
             limiter: limiter.clone(),
+            tracing: spans::tracing(delivery)?,
             memory,
         };
         // Recovery reads the disk for as long as it takes.

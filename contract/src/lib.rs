@@ -4,7 +4,7 @@
 //! - [`time`], [`name`], [`id`], [`slot`], [`shard`], [`zone`], [`violation`]: the words everything else is said in.
 //! - [`event`], [`pattern`], [`partition`]: what may be published, who wants it, and in which order.
 //! - [`subscription`], [`target`], [`header`]: what may be subscribed.
-//! - [`mod@format`], [`signature`], [`request`]: the request.
+//! - [`mod@format`], [`signature`], [`request`], [`trace`]: the request.
 //! - [`response`], [`retry`]: what the answer means, and when the next attempt is due.
 //! - [`verification`]: whether callbacks are wanted at all.
 //! - [`seal`]: how secrets are kept. [`digest`]: whether two sides know the same.
@@ -27,6 +27,7 @@ pub mod slot;
 pub mod subscription;
 pub mod target;
 pub mod time;
+pub mod trace;
 pub mod verification;
 pub mod violation;
 pub mod zone;

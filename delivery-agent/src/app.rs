@@ -182,6 +182,7 @@ impl Agent {
                     journal: journal.clone(),
                     egress: config.egress,
                     clock,
+                    tracing: config.tracing,
                 },
                 courier: Courier {
                     ingest: ingest.clone(),

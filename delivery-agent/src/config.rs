@@ -10,7 +10,7 @@ use hookfleet_gateway::{
     peers::Dialer,
 };
 
-use crate::identity::Identity;
+use crate::{identity::Identity, spans::Tracing};
 
 /// What an agent is made of.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub struct Config {
     pub stream_lifetime: Duration,
     /// Counts what tenants publish.
     pub limiter: Limiter,
+    /// Who is told of the ways of events.
+    pub tracing: Tracing,
     /// What there is for events in memory.
     pub memory: Memory,
 }

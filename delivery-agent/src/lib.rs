@@ -37,5 +37,6 @@ pub mod leftovers;
 mod metrics;
 pub mod relay;
 pub mod slots;
+pub mod spans;
 pub mod sync;
 pub mod verification;

@@ -55,6 +55,7 @@ mod power;
 mod readme;
 mod safety;
 mod snapshots;
+mod spans;
 mod spread;
 mod store;
 mod surroundings;

@@ -18,10 +18,11 @@ use crate::{
     event::{Event, Limits},
     format::{self, Body},
     id::WebhookId,
-    request::{self, Signing, Trace},
+    request::{self, Signing},
     subscription::Subscription,
     target::Target,
     time::Timestamp,
+    trace::{Sampling, SpanId, Trace},
 };
 
 /// The type of the event that asks.
@@ -33,7 +34,7 @@ pub struct Attempt {
     /// Random for each attempt.
     pub challenge: String,
     /// Random for each attempt.
-    pub span_id: [u8; 8],
+    pub span_id: SpanId,
     /// The time of this attempt, which the signature covers.
     pub now: Timestamp,
 }
@@ -132,7 +133,7 @@ fn signed(
     let body = body(&event, subscription, attempt.now);
     let signing = Signing {
         webhook_id,
-        trace: Trace::of(&event, webhook_id),
+        trace: Trace::of(&event, webhook_id, Sampling::default()),
         span_id: attempt.span_id,
         now: attempt.now,
     };

@@ -11,7 +11,7 @@ use hookfleet_contract::{
     event::Event,
     format,
     id::DeliveryId,
-    request::{self, Trace},
+    request,
     response::{TransportError, Verdict, classify},
     retry::{Jitter, Retry},
     subscription::Subscription,
@@ -24,6 +24,7 @@ use crate::{
     clock::Clock,
     core::{Attempt, Finished},
     journal::{Journal, StoredEvent},
+    spans::Tracing,
 };
 
 /// Makes attempts.
@@ -35,6 +36,8 @@ pub struct Caller {
     pub egress: Egress,
     /// The time.
     pub clock: Clock,
+    /// Who is told of attempts.
+    pub tracing: Tracing,
 }
 
 /// An attempt that is over.
@@ -99,6 +102,7 @@ impl Caller {
         };
         let number = attempt.progress.attempts + 1;
         let started = self.clock.now();
+        let span = (self.tracing.of(&event, &stored), rand::random());
         let headers = request::headers(
             subscription,
             &body,
@@ -106,8 +110,8 @@ impl Caller {
                 webhook_id: stored.webhook_id,
                 delivery: attempt.delivery,
                 number,
-                trace: Trace::of(&event, stored.webhook_id),
-                span_id: rand::random(),
+                trace: span.0,
+                span_id: span.1,
                 now: self.clock.signing_time(),
             },
         );
@@ -123,6 +127,10 @@ impl Caller {
             .await;
         let verdict = judge(&exchange, subscription, started);
         let record = record(number, started, &exchange, &verdict);
+        let time = (started, started + exchange.duration);
+        let name = subscription.name.subscription.as_str();
+        self.tracing
+            .attempted(span, &stored, attempt.delivery, name, &record, time);
         Completed {
             finished: Finished {
                 status: exchange.result.as_ref().ok().map(|it| it.status),

@@ -10,12 +10,13 @@ use hookfleet_contract::{id::DeliveryId, retry::Progress, time::Timestamp};
 use hookfleet_proto::v1;
 
 use crate::{
-    callback::Completed,
+    callback::{Caller, Completed},
     clock::Clock,
     core::{End, Finished},
     history::{History, Report},
     journal::{Journal, Origin, Outcome, Standing, StoredEvent},
     metrics::Metrics,
+    spans::Tracing,
 };
 
 /// Keeps account.
@@ -25,6 +26,7 @@ pub(super) struct Account {
     journal: Journal,
     clock: Clock,
     metrics: Metrics,
+    tracing: Tracing,
     /// Attempts whose meaning the core has not told yet.
     untold: HashMap<DeliveryId, Attempted>,
 }
@@ -37,12 +39,13 @@ struct Attempted {
 }
 
 impl Account {
-    pub(super) fn new(history: History, journal: Journal, clock: Clock) -> Self {
+    pub(super) fn new(caller: &Caller, history: History) -> Self {
         Self {
             history,
-            journal,
-            clock,
+            journal: caller.journal.clone(),
+            clock: caller.clock,
             metrics: Metrics::new(),
+            tracing: caller.tracing.clone(),
             untold: HashMap::new(),
         }
     }
@@ -61,6 +64,7 @@ impl Account {
     pub(super) fn accepted(&self, event: &Arc<StoredEvent>) {
         if event.origin != Origin::Parked {
             self.metrics.accepted();
+            self.tracing.accepted(event, self.clock.now());
             self.history.accepted(Arc::clone(event));
         }
     }

@@ -180,7 +180,7 @@ impl Driver {
             core,
             clock: config.clock,
             directory: config.directory,
-            account: Account::new(config.history, config.caller.journal.clone(), config.clock),
+            account: Account::new(&config.caller, config.history),
             caller: config.caller,
             courier: config.courier,
             disk_queue,
