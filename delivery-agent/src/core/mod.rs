@@ -10,18 +10,18 @@
 //!
 //! What keeps an attempt from starting, from the inside out: the delivery's time, the subscription's
 //! window, rate and [`breaker`], a pause its receiver asked for, the [`endpoint`] (out of reach, or
-//! full), the cap of its lane, the tenant's turn, the budgets, the permits of all. Each subscription
-//! that wants to start waits in exactly one place for the first of these.
+//! full), the [`destination`] (full, unless the receiver is proven), the cap of its lane, the tenant's turn, the budgets,
+//! the permits of all. Each subscription that wants to start waits in exactly one place for the first of these.
 //!
 //! **Invariants:** permits taken = attempts in flight ≤ the limit; attempts of a subscription in
-//! flight ≤ its window; every accepted delivery is in exactly one place (head, in flight, on
-//! disk, being handed over)
-//! until its [`Command::Settle`]; a subscription without deliveries costs nothing but a bounded memory
-//! of its health.
+//! flight ≤ its window; attempts in flight to one address that is known, of receivers that are not proven, ≤ 500; every
+//! accepted delivery is in exactly one place (head, in flight, on disk, being handed over) until its [`Command::Settle`];
+//! a subscription without deliveries costs nothing but a bounded memory of its health.
 
 mod brake;
 mod breaker;
 mod command;
+mod destination;
 mod endpoint;
 mod finish;
 mod health;
@@ -38,7 +38,10 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::IpAddr,
+};
 
 use hookfleet_contract::{
     id::DeliveryId, partition::UNORDERED, retry::Progress, shard::Shard, time::Timestamp,
@@ -91,7 +94,7 @@ impl Core {
     #[must_use]
     pub fn new(permits: usize, max_bytes: u64) -> Self {
         Self {
-            tables: Tables::default(),
+            tables: Tables::new(permits),
             lanes: Lanes::default(),
             budgets: Budgets::new(permits, max_bytes),
             brake: Brake::default(),
@@ -325,6 +328,7 @@ impl Core {
             n_in_flight: self.in_flight.len() as u64,
             n_in_memory: self.n_in_memory as u64,
             bytes_in_flight: self.budgets.bytes(),
+            n_destinations: self.tables.destinations.len() as u64,
             braking: self.brake.is_on(),
         }
     }
@@ -383,6 +387,8 @@ enum Wait {
     Subscription(Obstacle),
     /// Its endpoint is full or out of reach.
     Endpoint(usize),
+    /// The address behind its endpoint is full.
+    Destination(IpAddr),
 }
 
 fn ended() -> End {
