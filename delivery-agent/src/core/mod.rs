@@ -38,10 +38,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    net::IpAddr,
-};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use hookfleet_contract::{
     id::DeliveryId, partition::UNORDERED, retry::Progress, shard::Shard, time::Timestamp,
@@ -55,7 +52,7 @@ pub use health::Hint;
 use brake::Brake;
 use lane::Lanes;
 use pick::{Budgets, InFlight};
-use subscription::{Obstacle, Phase};
+use subscription::Phase;
 use tables::Tables;
 
 /// A subscription's uid, which is never used again.
@@ -334,8 +331,12 @@ impl Core {
     }
 
     fn begin(&mut self, key: usize, settings: Settings, now: Timestamp) {
+        let before = self.spot(key);
         let (endpoint, left) = self.tables.attach(key, settings);
         self.silence(left);
+        if let Some(before) = before.filter(|it| it.endpoint != endpoint) {
+            self.wake_behind(before, now);
+        }
         let it = &self.tables.endpoints[endpoint];
         // An earlier run may have found it out of reach.
         if let Some(until) = it.open_until(now).filter(|_| it.timer.is_none()) {
@@ -344,8 +345,12 @@ impl Core {
     }
 
     fn end(&mut self, key: usize, now: Timestamp) {
+        let before = self.spot(key);
         let left = self.tables.end(key);
         self.silence(left);
+        if let Some(before) = before {
+            self.wake_behind(before, now);
+        }
         for partition in self.tables.subscriptions[key].partitions() {
             let subscription = &mut self.tables.subscriptions[key];
             let waiting = std::mem::take(&mut subscription.queue(partition).head);
@@ -379,16 +384,6 @@ impl Core {
             end,
         });
     }
-}
-
-/// What a subscription waits for that wants to start an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    Subscription(Obstacle),
-    /// Its endpoint is full or out of reach.
-    Endpoint(usize),
-    /// The address behind its endpoint is full.
-    Destination(IpAddr),
 }
 
 fn ended() -> End {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use hookfleet_contract::time::Timestamp;
 
 use super::{
-    Attempt, Command, Core, Wait, Waiting,
+    Attempt, Command, Core, Waiting,
     breaker::State,
     endpoint::Endpoint,
     health::Health,
@@ -32,6 +32,23 @@ pub(super) struct InFlight {
     /// What the breakers of the subscription and of the endpoint called the present.
     pub(super) generation: u16,
     pub(super) endpoint_generation: u16,
+}
+
+/// What a subscription waits for that wants to start an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    Subscription(Obstacle),
+    /// Its endpoint is full or out of reach.
+    Endpoint(usize),
+    /// The address behind its endpoint is full.
+    Destination(IpAddr),
+}
+
+/// Where others may wait for a subscription that does not start an attempt although it could have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub(super) endpoint: usize,
+    destination: Option<IpAddr>,
 }
 
 /// What attempts share besides permits.
@@ -103,14 +120,10 @@ impl Core {
                 continue;
             }
             // Something has happened since it entered the lane. Whoever waits behind it may do better.
-            let endpoint = self.tables.subscriptions[key].phase.live();
-            let endpoint = endpoint.map(|it| it.endpoint);
-            let at = |it: usize| self.tables.endpoints[it].health.destination;
-            let destination = endpoint.and_then(at);
+            let spot = self.spot(key);
             self.refresh(key, now);
-            if let Some(endpoint) = endpoint {
-                self.wake_endpoint(endpoint, now);
-                self.wake_destination(destination, now);
+            if let Some(spot) = spot {
+                self.wake_behind(spot, now);
             }
             self.wake_budget(now);
         }
@@ -198,6 +211,20 @@ impl Core {
             delivery: waiting.delivery,
             progress: waiting.progress,
         })
+    }
+
+    pub(super) fn spot(&self, key: usize) -> Option<Spot> {
+        let live = self.tables.subscriptions[key].phase.live()?;
+        Some(Spot {
+            endpoint: live.endpoint,
+            destination: self.tables.endpoints[live.endpoint].health.destination,
+        })
+    }
+
+    /// Lets those go on who may have waited for somebody whose turn it was.
+    pub(super) fn wake_behind(&mut self, spot: Spot, now: Timestamp) {
+        self.wake_endpoint(spot.endpoint, now);
+        self.wake_destination(spot.destination, now);
     }
 
     /// Lets those go on who wait for an endpoint, as many as may start. One that no longer wants to

@@ -4,7 +4,8 @@
 use hookfleet_contract::time::Timestamp;
 
 use super::{
-    Alarm, Command, Core, HEADS_MAX, QueueId, Wait,
+    Alarm, Command, Core, HEADS_MAX, QueueId,
+    pick::Wait,
     queue::{ALWAYS, LOAD_MAX, LOAD_MIN},
     subscription::{Obstacle, Phase, Place, Review},
     tables::Left,

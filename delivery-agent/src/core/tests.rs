@@ -699,6 +699,48 @@ fn who_ends_or_goes_elsewhere_while_it_waits_for_an_address_takes_no_place_there
 }
 
 #[test]
+fn a_place_is_not_kept_for_one_whose_endpoint_moves_as_its_turn_comes() {
+    let mut rig = Rig::with(Core::new(8, u64::MAX));
+    let first = rig.meet(3, Some(VICTIM));
+    rig.endpoint = "https://1.evil.example:443".to_owned();
+    rig.warm(B, 50, 1);
+    assert_eq!(rig.published(3), [first]);
+    rig.finish_at(VICTIM, first, refused());
+    rig.finish_at("2606:2800::1".parse().unwrap(), 50, Verdict::Delivered);
+    assert_eq!(rig.started(), [first + 1, first + 2]);
+    assert_eq!(rig.core.counts().n_destinations, 2);
+}
+
+#[test]
+fn who_ends_or_goes_elsewhere_as_its_turn_comes_leaves_it_to_the_next() {
+    for ends in [true, false] {
+        let mut rig = Rig::with(Core::new(1, u64::MAX));
+        rig.accept(A, 1);
+        rig.commands();
+        rig.finish(1, unreachable());
+        rig.core.handle_ended(A, rig.now);
+        rig.accept(name(0), 2);
+        rig.accept(name(1), 3);
+        rig.endpoint = "https://other.example:443".to_owned();
+        rig.accept(B, 4);
+        assert_eq!(rig.started(), [4], "the only permit");
+        rig.advance(Duration::from_secs(5));
+        // The first is about to be the probe.
+        if ends {
+            rig.core.handle_ended(name(0), rig.now);
+        } else {
+            rig.tell(name(0));
+        }
+        rig.finish(4, Verdict::Delivered);
+        if !ends {
+            assert_eq!(rig.started(), [2], "elsewhere");
+            rig.finish(2, Verdict::Delivered);
+        }
+        assert_eq!(rig.started(), [3], "the probe");
+    }
+}
+
+#[test]
 fn what_waits_for_an_address_ends_with_its_time_to_live() {
     let mut rig = Rig::with(Core::new(8, u64::MAX));
     let first = rig.meet(2, Some(VICTIM));
