@@ -31,7 +31,7 @@ use crate::{
     config, issuers, key_file,
     member::Member,
     running::{Parts, Running, SUBSCRIPTIONS},
-    tls,
+    telemetry, tls,
 };
 
 /// Any port that only this machine reaches.
@@ -60,6 +60,7 @@ impl Standalone {
             delivery,
         } = config;
         create(&data_dir)?;
+        let measured = telemetry::measure()?;
         let secure = tls.server()?;
         let sealing_key = key_file::load_or_create(&data_dir.join("secrets.key"))?;
         let store_dir = data_dir.join("control-plane");
@@ -124,6 +125,7 @@ impl Standalone {
             .guarded(issuers::trusted(access.auth, &issuers)?)
             .audited(audit_log(&audit_dir, &data_dir).await?)
             .limited(limiter)
+            .measured(measured)
             .within(memory)
             .confirmed_to(control_plane.confirmations())
             .with(control_plane.key_service())
@@ -155,6 +157,7 @@ impl Standalone {
 
 /// Starts a control plane on etcd.
 pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Result<Running> {
+    let measured = telemetry::measure()?;
     let sealing_key = key_file::load_or_create(&config.key_file)?;
     let agent_hold = Duration::from_secs(config.agent_hold_seconds);
     let secure = config.tls.server()?;
@@ -191,6 +194,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
         .guarded(issuers::trusted(access.auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, Path::new("")).await?)
         .limited(config.limits.limiter(None))
+        .measured(measured)
         .within(config.limits.memory())
         .confirmed_to(control_plane.confirmations())
         .with(control_plane.key_service())
@@ -212,6 +216,7 @@ pub(crate) async fn control_plane(config: config::ControlPlane) -> anyhow::Resul
 /// Starts an agent.
 pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
     create(&config.data_dir)?;
+    let measured = telemetry::measure()?;
     let agent_id = match config.agent_id.as_str() {
         "" => None,
         id => Some(id.parse().context("agent_id")?),
@@ -259,6 +264,7 @@ pub(crate) async fn agent(config: config::Agent) -> anyhow::Result<Running> {
         .guarded(issuers::trusted(auth, &config.issuers)?)
         .audited(audit_log(&config.audit_dir, &config.data_dir).await?)
         .limited(limiter)
+        .measured(measured)
         .within(config.limits.memory())
         .with(agent.publisher_service())
         .with(agent.relay_service())

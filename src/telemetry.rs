@@ -1,9 +1,13 @@
 //! Logs: where they go, how they look, how much of them. Standard error, so that standard output is
-//! a command's result.
+//! a command's result. And what is measured, for Prometheus.
 
 use std::io::{self, IsTerminal as _};
 
 use clap::{Args, ValueEnum};
+use hookfleet_gateway::metrics::Exposition;
+use opentelemetry::global;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 use tracing_subscriber::EnvFilter;
 
 /// How logs look.
@@ -45,4 +49,26 @@ impl Logs {
             Format::Json => logs.json().init(),
         }
     }
+}
+
+/// Measures from now on: what is built before is not measured.
+///
+/// # Errors
+/// Two things with one name.
+pub(crate) fn measure() -> anyhow::Result<Exposition> {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    let reader = opentelemetry_prometheus::exporter()
+        .with_registry(registry.clone())
+        .without_target_info()
+        .scope_info_enabled(false)
+        .build()?;
+    global::set_meter_provider(SdkMeterProvider::builder().with_reader(reader).build());
+    Ok(Exposition::new(move || {
+        let text = TextEncoder::new().encode_to_string(&registry.gather());
+        text.unwrap_or_else(|error| {
+            tracing::error!(%error, "what is measured cannot be told");
+            String::new()
+        })
+    }))
 }

@@ -37,7 +37,7 @@ use crate::{
     bootstrap::{self, Bootstrap, FirstKeys},
     cache::{Cache, era, guard::Guarded},
     config::{CONDITION, Config},
-    keyring, keys,
+    keyring, keys, metrics,
     query::Deliverers,
     random, reconciler,
     store::{self, Outcome, Store, Txn},
@@ -134,9 +134,11 @@ impl ControlPlane {
             reporting,
             draining.clone(),
         );
+        let server = Arc::new(server);
+        metrics::observe(&api, &server);
         Ok(Self {
             api,
-            server: Arc::new(server),
+            server,
             reports,
             readiness: config.readiness,
             agent_hold: config.agent_hold,

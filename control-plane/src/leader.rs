@@ -6,9 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use hookfleet_contract::time::Timestamp;
+use opentelemetry::metrics::UpDownCounter;
 
 use crate::{
-    keys,
+    keys, metrics,
     store::{Error, LeaseId, Outcome, Revision, Store, Txn},
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct Leadership {
     /// Who this is, for people.
     id: String,
     held: Option<Held>,
+    /// For operators.
+    leads: UpDownCounter<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,7 @@ impl Leadership {
             store,
             id,
             held: None,
+            leads: metrics::leads(),
         }
     }
 
@@ -81,16 +85,18 @@ impl Leadership {
     /// The right is somebody else's by now.
     pub(crate) fn lose(&mut self) {
         if self.held.take().is_some() {
+            self.leads.add(-1, &[]);
             tracing::warn!(id = self.id, "another control plane places slots now");
         }
     }
 
     /// Gives the right to whoever is next, at once.
     pub(crate) async fn resign(mut self) {
-        if let Some(held) = self.held.take()
-            && let Err(error) = self.store.revoke(held.lease).await
-        {
-            tracing::debug!(%error, "could not resign; the lease ends by itself");
+        if let Some(held) = self.held.take() {
+            self.leads.add(-1, &[]);
+            if let Err(error) = self.store.revoke(held.lease).await {
+                tracing::debug!(%error, "could not resign; the lease ends by itself");
+            }
         }
     }
 
@@ -102,6 +108,7 @@ impl Leadership {
         match self.store.commit(txn).await {
             Ok(Outcome::Committed(revision)) => {
                 tracing::info!(id = self.id, "places slots from now on");
+                self.leads.add(1, &[]);
                 self.held = Some(Held {
                     lease,
                     revision,

@@ -22,6 +22,7 @@ mod fleet;
 mod keyring;
 mod keys;
 mod leader;
+mod metrics;
 mod model;
 mod placement;
 mod query;

@@ -24,7 +24,7 @@ use crate::{
     ingest::{Ingest, redelivery::Redeliverer},
     journal::{self, Journal},
     known::Known,
-    leftovers,
+    leftovers, metrics,
     relay::{
         self, Relay,
         courier::Courier,
@@ -196,6 +196,7 @@ impl Agent {
             recovered,
             effects,
         )?;
+        metrics::observe(&handle, &journal, &history);
         let stages = Stages::default();
         let (told, leftovers) = watch::channel(None);
         let watcher = leftovers::Watcher {

@@ -34,6 +34,7 @@ pub mod ingest;
 pub mod journal;
 pub mod known;
 pub mod leftovers;
+mod metrics;
 pub mod relay;
 pub mod slots;
 pub mod sync;

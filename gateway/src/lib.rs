@@ -6,7 +6,7 @@
 //! - [`transcode`]: the API as HTTP/JSON.
 //! - [`auth`]: who may call what. [`audit`]: who did.
 //! - [`openapi`]: all that HTTP answers, as a document.
-//! - [`limits`]: how much of it.
+//! - [`limits`]: how much of it. [`metrics`]: what is measured.
 //! - [`facade`]: subscribing by resource. [`tenant`]: whose request it is.
 //! - [`verification`]: receivers that confirm that they want callbacks.
 //! - [`events`]: publishing CloudEvents and plain JSON.
@@ -24,6 +24,7 @@ mod idempotency;
 mod intake;
 pub mod limits;
 pub mod listener;
+pub mod metrics;
 mod openapi;
 pub mod page;
 pub mod peers;

@@ -35,6 +35,7 @@ use crate::{
     facade::Facade,
     intake::Intake,
     limits::{self, layer::Gate, limiter::Limiter, memory::Memory},
+    metrics::{self, Calls, Exposition},
     openapi,
     readiness::Readiness,
     status::ApiError,
@@ -52,6 +53,7 @@ pub struct Services {
     audit: Audit,
     limiter: Limiter,
     memory: Memory,
+    exposition: Option<Exposition>,
     /// Where receivers confirm that they want callbacks.
     verifications: Router<Audit>,
 }
@@ -84,6 +86,7 @@ impl Services {
             audit: Audit::off(),
             limiter: Limiter::off(),
             memory: Memory::default(),
+            exposition: None,
             verifications: Router::new(),
         }
     }
@@ -120,6 +123,13 @@ impl Services {
     #[must_use]
     pub fn within(mut self, memory: Memory) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// Tells Prometheus at `/metrics` what is measured.
+    #[must_use]
+    pub fn measured(mut self, exposition: Exposition) -> Self {
+        self.exposition = Some(exposition);
         self
     }
 
@@ -177,12 +187,14 @@ impl Services {
         };
         let note = from_fn_with_state(notary, audit::layer::note);
         let authorize = from_fn_with_state(guard.clone(), layer::authorize);
+        let measure = from_fn_with_state(Calls::new(Arc::clone(&methods)), metrics::measure);
         let grpc = self
             .routes
             .routes()
             .into_axum_router()
             .layer(authorize)
-            .layer(note);
+            .layer(note)
+            .layer(measure);
         let grpc = Routes::from(grpc).prepare();
         let json = transcode::Transcoder::new(grpc.clone(), &self.names)?;
         let surfaces = Surfaces::new(&self.names, &grpc, json);
@@ -216,8 +228,16 @@ impl Services {
         // Whoever guesses keys has no more tries than an address has requests.
         let verifications = self.verifications.with_state(self.audit);
         let verifications = verifications.layer(limit.clone()).layer(origin.clone());
+        let measured = match self.exposition {
+            Some(exposition) => metrics::router(exposition, is_guarded),
+            None => Router::new(),
+        };
+        let measured = measured.layer(limit.clone()).layer(authenticate.clone());
         let api = api.layer(web).layer(meter).layer(limit).layer(authenticate);
-        Ok(probes.merge(verifications).merge(api.layer(origin)))
+        Ok(probes
+            .merge(measured)
+            .merge(verifications)
+            .merge(api.layer(origin)))
     }
 }
 

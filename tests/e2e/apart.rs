@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::v1::{
-    GetPlacementRequest, Subscription, fleet_service_client::FleetServiceClient,
+    GetPlacementRequest, SlotRange, Subscription, fleet_service_client::FleetServiceClient,
 };
 use tokio::time::{Instant, interval};
 use tonic::transport::Channel;
@@ -97,7 +97,7 @@ async fn clocks_that_are_ten_minutes_apart_change_nothing() {
     subscribe_in_force(&admin, "acme", "hook", wanted).await;
     let placed = eventually("both have slots", PATIENCE, || async {
         let placed = placement(&admin).await;
-        let owners: BTreeSet<_> = placed.iter().map(|(_, agent)| agent.clone()).collect();
+        let owners: BTreeSet<_> = placed.iter().map(|it| it.agent.clone()).collect();
         (owners.len() == 2).then_some(placed).ok_or(owners)
     })
     .await;
@@ -114,6 +114,8 @@ async fn clocks_that_are_ten_minutes_apart_change_nothing() {
         }
     }
     assert!(placement(&admin).await == placed, "no slot has moved");
+    let n_ended = plane.n_logged("agent disconnected");
+    assert_eq!(n_ended, 0, "no session has ended");
     let succeeded = || {
         let received = receiver.received_at("hook");
         received.iter().filter(|it| it.status.is_success()).count()
@@ -148,12 +150,19 @@ async fn taken_by(worker: &Process, id: &str) {
     .await;
 }
 
-/// Where the slots of each agent begin.
-async fn placement(admin: &Channel) -> Vec<(i32, String)> {
+/// Who owns which slots, and how often each had changed hands by then.
+async fn placement(admin: &Channel) -> Vec<SlotRange> {
     let mut fleet = FleetServiceClient::new(admin.clone());
     let placed = fleet.get_placement(GetPlacementRequest {}).await;
-    let ranges = placed.unwrap().into_inner().ranges.into_iter();
-    let mut begins: Vec<_> = ranges.map(|it| (it.first_slot, it.agent)).collect();
-    begins.dedup_by(|next, before| next.1 == before.1);
-    begins
+    let mut ranges = placed.unwrap().into_inner().ranges;
+    // What is left elsewhere becomes less meanwhile.
+    ranges.iter_mut().for_each(|it| it.previous_agent.clear());
+    ranges.dedup_by(|next, before| {
+        let is_same = (&next.agent, next.epoch) == (&before.agent, before.epoch);
+        if is_same {
+            before.last_slot = next.last_slot;
+        }
+        is_same
+    });
+    ranges
 }

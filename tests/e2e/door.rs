@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hookfleet_control_plane::test_support::TestEtcd;
 use hookfleet_proto::{
     DESCRIPTORS,
@@ -134,6 +135,18 @@ async fn nobody_gets_in_without_a_key_and_a_tenant_sees_its_own_only() {
     let key = operate(&server, &first_key, &create);
     let bearer = format!("Bearer {key}");
     let as_acme = [("authorization", bearer.as_str())];
+
+    // How much there is of everything is for operators.
+    assert_eq!(http.get("/metrics").await.status, 401);
+    let metrics = async |key: &str| {
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str())];
+        let answer = http.call(Method::GET, "/metrics", &headers, Bytes::new());
+        answer.await.status.as_u16()
+    };
+    assert_eq!(metrics(&key).await, 403);
+    let operator = std::fs::read_to_string(&first_key).unwrap();
+    assert_eq!(metrics(operator.trim()).await, 200);
 
     // The tenant is the key's, wherever the path says none.
     let receiver = Receiver::start().await;

@@ -47,6 +47,7 @@ mod isolation;
 mod ledger;
 mod limits;
 mod memory;
+mod metrics;
 mod moves;
 mod openapi;
 mod payloads;

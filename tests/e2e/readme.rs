@@ -49,6 +49,8 @@ async fn every_line_works_as_typed() {
         &server.address.to_string(),
     );
     assert!(created.contains("whsec_"), "{created}");
+    let measured = shell(&here(find("7070/metrics")), &server.address.to_string());
+    assert!(measured.contains("hookfleet_subscriptions"), "{measured}");
     // Subscriptions are in force a moment after they are created.
     eventually("both subscriptions are in force", PATIENCE, || async {
         let url = format!("http://{}", server.address);

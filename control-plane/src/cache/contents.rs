@@ -162,11 +162,13 @@ impl Contents {
     pub(crate) fn changed_since(&self, cursor: Revision) -> BTreeSet<Arc<str>> {
         let from = (cursor + 1, Arc::from(""));
         let changed = self.by_revision.range(from..).map(|(_, key)| key);
-        let first = self
-            .removals
-            .partition_point(|(revision, _)| *revision <= cursor);
-        let removed = self.removals.range(first..).map(|(_, key)| key);
-        changed.chain(removed).cloned().collect()
+        changed.chain(self.removed_since(cursor)).cloned().collect()
+    }
+
+    /// The keys that were removed after `cursor`, even if they are there again.
+    pub(crate) fn removed_since(&self, cursor: Revision) -> impl Iterator<Item = &Arc<str>> {
+        let first = self.removals.partition_point(|(at, _)| *at <= cursor);
+        self.removals.range(first..).map(|(_, key)| key)
     }
 
     /// How many subscriptions have keys that begin with `prefix`, which is a tenant's.

@@ -228,6 +228,45 @@ mod tests {
         assert_eq!(lost, away);
     }
 
+    #[test]
+    fn who_leads_again_has_seen_nobody_go() {
+        let owners = zones(&["a"]);
+        let mut absences = Absences::new(HOLD);
+        let observe = |absences: &mut Absences, millis| {
+            absences.observe(&owners, &Zones::new(), &BTreeSet::new(), at(millis))
+        };
+        for millis in [0, 5000, 10_000] {
+            assert!(observe(&mut absences, millis).is_empty());
+        }
+        absences.forget();
+        for millis in [14_000, 19_000, 24_000, 28_999] {
+            assert!(observe(&mut absences, millis).is_empty());
+        }
+        assert_eq!(observe(&mut absences, 29_000), ids(&["a"]));
+    }
+
+    #[test]
+    fn many_at_once_are_waited_for_no_less_than_one_alone_and_said_no_earlier() {
+        let owners = zones(&["a", "b", "c", "d"]);
+        let mut absences = Absences::new(BRAKE_HOLD * 2);
+        let nobody = BTreeSet::new();
+        let mut observe = |millis| {
+            let lost = absences.observe(&owners, &Zones::new(), &nobody, at(millis));
+            (lost.len(), absences.said.clone())
+        };
+        for millis in (0..1_200_000).step_by(5000) {
+            assert_eq!(observe(millis), (0, Reading::Few));
+        }
+        assert_eq!(observe(1_200_000), (4, Reading::CutOff));
+    }
+
+    #[test]
+    fn few_are_not_waited_for() {
+        let owners = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+        assert_eq!(lost(&owners, &owners[3..]), ids(&["a", "b", "c"]));
+        assert_eq!(lost(&owners[..3], &[]), ids(&["a", "b", "c"]));
+    }
+
     /// Who is lost once the ordinary hold is over.
     fn lost(owners: &[&str], there: &[&str]) -> BTreeSet<AgentId> {
         let (owners, there) = (zones(owners), zones(there));

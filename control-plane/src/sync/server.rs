@@ -59,6 +59,11 @@ impl Server {
         }
     }
 
+    /// How many agents are kept up to date from here.
+    pub(crate) fn n_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Waits until every session has ended, after shutdown.
     pub(crate) async fn drain(&self) {
         self.sessions.close();

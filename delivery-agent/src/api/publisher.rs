@@ -326,3 +326,27 @@ pub(super) fn journal_error(error: &journal::Error) -> ApiError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_fails_cuts_none_of_the_others_short() {
+        let n_ended = Cell::new(0);
+        let part = async |number: u8| {
+            for _ in 0..number {
+                yield_now().await;
+            }
+            n_ended.set(n_ended.get() + 1);
+            if number == 0 { Err(number) } else { Ok(number) }
+        };
+        assert_eq!(all([0, 1, 2].map(part)).await, Err(0));
+        assert_eq!(n_ended.get(), 3);
+        assert_eq!(all([2, 1].map(part)).await, Ok(vec![2, 1]));
+    }
+}

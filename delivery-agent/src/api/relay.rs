@@ -133,10 +133,11 @@ impl RelayService for Relayed {
             health,
         } = request.into_inner();
         let _open = self.publisher.check_open()?;
+        let now = self.publisher.ingest().clock.now();
         let mut admissions = Vec::new();
         let mut accepted = Vec::with_capacity(events.len());
         for (number, event) in events.into_iter().enumerate() {
-            let event = taken(event).map_err(|field| {
+            let event = taken(event, now).map_err(|field| {
                 let field = format!("events[{number}].{field}");
                 ApiError::invalid_field(field, "is not as it must be")
             })?;
@@ -174,5 +175,93 @@ impl RelayService for Relayed {
             delivery: new.name.to_string(),
             accept_time: Some(new.accept_time.into()),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hookfleet_gateway::{
+        limits::{limiter::Limiter, memory::Memory},
+        status::reason,
+    };
+    use hookfleet_proto::{
+        cloudevents::CloudEvent,
+        fleet::{HandedDelivery, HandedEvent},
+    };
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{
+        api::{
+            delivery::tests::{World, subscription},
+            lifecycle::Stages,
+        },
+        core::Uid,
+        directory::Change,
+    };
+
+    const UNKNOWN: Uid = [9; 16];
+
+    /// The service of an agent that accepts events, and owns every slot.
+    fn relayed(world: &World) -> Relayed {
+        let deliveries = world.service.clone();
+        let (ingest, relay) = {
+            let redeliverer = deliveries.redeliverer();
+            (redeliverer.ingest.clone(), redeliverer.relay.clone())
+        };
+        let (stages, limiter) = (Stages::default(), Limiter::off());
+        stages.ready.cancel();
+        let hour = Duration::from_secs(3600);
+        Relayed {
+            publisher: Publisher::new(ingest, relay, stages, hour, limiter, Memory::default()),
+            deliveries,
+            driver: driver::Handle::of_nobody(),
+        }
+    }
+
+    /// An event of which these subscriptions have deliveries left.
+    fn handed_over(uids: &[Uid]) -> Request<HandOverRequest> {
+        let delivery = |uid: &Uid| HandedDelivery {
+            subscription_uid: uid.to_vec(),
+            subscription: "hook".to_owned(),
+            due_time: Some(prost_types::Timestamp::default()),
+            ..HandedDelivery::default()
+        };
+        let event = HandedEvent {
+            handover_id: vec![1; 16],
+            tenant: "acme".to_owned(),
+            webhook_id: vec![2; 16],
+            accept_time: Some(prost_types::Timestamp::default()),
+            event: CloudEvent::default().encode_to_vec(),
+            deliveries: uids.iter().map(delivery).collect(),
+        };
+        Request::new(HandOverRequest {
+            events: vec![event],
+            slot_table_version: 1,
+            health: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn deliveries_of_subscriptions_that_are_not_known_yet_are_not_taken() {
+        let world = World::new();
+        let (relayed, known) = (relayed(&world), subscription());
+        for uids in [vec![UNKNOWN], vec![known.uid, UNKNOWN]] {
+            let refused = relayed.hand_over(handed_over(&uids)).await.unwrap_err();
+            assert_eq!(reason(&refused).as_deref(), Some(NOT_READY), "{refused}");
+        }
+        assert_eq!(world.journal.stats().next_seq, 1);
+
+        let mut late = known.clone();
+        (late.uid, late.name.subscription) = (UNKNOWN, "late".parse().unwrap());
+        world
+            .directory
+            .apply(vec![Change::Subscription(Arc::new(late))]);
+        let both = handed_over(&[known.uid, UNKNOWN]);
+        relayed.hand_over(both).await.unwrap();
+        let taken = world.journal.read(1).unwrap().unwrap();
+        assert_eq!(taken.targets.len(), 2);
     }
 }

@@ -283,7 +283,10 @@ mod tests {
             n_failures: 9,
             slow: true,
         };
-        assert_eq!(Health::from(hint).hint(), Some(hint));
+        let mut bad = Health::from(hint);
+        assert_eq!(bad.hint(), Some(hint));
+        bad.answered(Duration::from_millis(10));
+        assert_eq!(bad.lane(), Lane::Slow, "one answer says little");
     }
 
     #[test]

@@ -504,18 +504,104 @@ fn what_was_learnt_goes_along_with_what_is_handed_over() {
 }
 
 #[test]
+fn all_of_what_was_learnt_of_a_receiver_goes_along() {
+    let soon = |seconds| T0 + Duration::from_secs(seconds);
+    let hint = |number: u8, slow| Hint {
+        opens: number,
+        open_until: soon(number.into()),
+        failing_since: Some(Timestamp(number.into())),
+        n_failures: number.into(),
+        slow,
+    };
+    let known = Hints {
+        subscriptions: vec![(A, hint(3, true))],
+        endpoints: vec![(ENDPOINT.into(), hint(4, false))],
+        pauses: vec![("acme".parse().unwrap(), ENDPOINT.into(), soon(5))],
+    };
+    let mut rig = Rig::new();
+    rig.core.handle_hints(known.clone());
+    rig.accept(A, 1);
+    let hints = rig.core.hints_of(&A, rig.now);
+    assert_eq!(hints, known);
+
+    let mut other = Rig::new();
+    other.core.handle_learnt(hints, other.now);
+    assert_eq!(other.core.hints(other.now), known);
+}
+
+#[test]
+fn a_receiver_that_was_well_when_it_was_handed_over_is_not_held_to_what_was_before() {
+    let mut rig = Rig::new();
+    rig.warm(A, 1, 8);
+    let hints = rig.core.hints_of(&A, rig.now);
+    let mut other = Rig::new();
+    let before = Hint {
+        opens: 3,
+        n_failures: 30,
+        ..Hint::default()
+    };
+    other.core.handle_hints(Hints {
+        subscriptions: vec![(A, before)],
+        ..Hints::default()
+    });
+    other.core.handle_learnt(hints, other.now);
+    assert_eq!(other.core.hints(other.now), Hints::default());
+}
+
+#[test]
+fn of_two_pauses_the_longer_one_counts() {
+    let mut rig = Rig::new();
+    let pause = |seconds| {
+        let until = T0 + Duration::from_secs(seconds);
+        ("acme".parse().unwrap(), Arc::from(ENDPOINT), until)
+    };
+    for seconds in [60, 5] {
+        let learnt = Hints {
+            pauses: vec![pause(seconds)],
+            ..Hints::default()
+        };
+        rig.core.handle_learnt(learnt, rig.now);
+    }
+    assert_eq!(rig.core.hints(rig.now).pauses, [pause(60)]);
+}
+
+#[test]
+fn what_was_seen_here_of_an_endpoint_counts_more_than_what_was_learnt_elsewhere() {
+    let hint = Hint {
+        opens: 1,
+        open_until: T0 + Duration::from_secs(60),
+        ..Hint::default()
+    };
+    let open = Hints {
+        endpoints: vec![(ENDPOINT.into(), hint)],
+        ..Hints::default()
+    };
+    let mut rig = Rig::new();
+    rig.warm(A, 1, 8);
+    rig.core.handle_learnt(open.clone(), rig.now);
+    assert_eq!(rig.core.hints(rig.now), Hints::default(), "it is in use");
+    for seq in 1..=8 {
+        rig.finish(seq, Verdict::Delivered);
+    }
+    rig.commands();
+    rig.core.handle_learnt(open, rig.now);
+    assert_eq!(rig.core.hints(rig.now), Hints::default(), "it is idle");
+}
+
+#[test]
 fn a_success_that_was_seen_here_counts_more_than_what_was_learnt_elsewhere() {
-    let failing = |since| Hints {
+    let failing_for = |since, n_failures| Hints {
         subscriptions: vec![(
             A,
             Hint {
                 failing_since: Some(since),
-                n_failures: 30,
+                n_failures,
                 ..Hint::default()
             },
         )],
         ..Hints::default()
     };
+    let failing = |since| failing_for(since, 30);
     let mut rig = Rig::new();
     rig.warm(A, 1, 8);
     rig.core.handle_learnt(failing(T0), rig.now);
@@ -527,14 +613,22 @@ fn a_success_that_was_seen_here_counts_more_than_what_was_learnt_elsewhere() {
     rig.core.handle_learnt(failing(T0), rig.now);
     assert_eq!(rig.core.hints(rig.now), Hints::default(), "it is idle");
 
-    let mut rig = Rig::new();
-    rig.accept(A, 1);
-    rig.commands();
-    rig.finish(1, status(500));
-    rig.core.handle_learnt(failing(Timestamp(5)), rig.now);
-    let hints = rig.core.hints(rig.now).subscriptions;
-    assert_eq!(hints[0].1.failing_since, Some(Timestamp(5)));
-    assert_eq!(hints[0].1.n_failures, 30);
+    // Unless it has failed since then.
+    for has_succeeded in [false, true] {
+        let mut rig = Rig::new();
+        if has_succeeded {
+            rig.warm(A, 1, 1);
+        } else {
+            rig.accept(A, 1);
+            rig.commands();
+        }
+        rig.finish(1, status(500));
+        rig.core.handle_learnt(failing(Timestamp(5)), rig.now);
+        rig.core.handle_learnt(failing_for(T0, 2), rig.now);
+        let hints = rig.core.hints(rig.now).subscriptions;
+        assert_eq!(hints[0].1.failing_since, Some(Timestamp(5)));
+        assert_eq!(hints[0].1.n_failures, 30);
+    }
 }
 
 #[test]

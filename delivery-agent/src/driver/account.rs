@@ -15,6 +15,7 @@ use crate::{
     core::{End, Finished},
     history::{History, Report},
     journal::{Journal, Origin, Outcome, Standing, StoredEvent},
+    metrics::Metrics,
 };
 
 /// Keeps account.
@@ -23,6 +24,7 @@ pub(super) struct Account {
     history: History,
     journal: Journal,
     clock: Clock,
+    metrics: Metrics,
     /// Attempts whose meaning the core has not told yet.
     untold: HashMap<DeliveryId, Attempted>,
 }
@@ -40,6 +42,7 @@ impl Account {
             history,
             journal,
             clock,
+            metrics: Metrics::new(),
             untold: HashMap::new(),
         }
     }
@@ -57,12 +60,16 @@ impl Account {
     /// An event was accepted.
     pub(super) fn accepted(&self, event: &Arc<StoredEvent>) {
         if event.origin != Origin::Parked {
+            self.metrics.accepted();
             self.history.accepted(Arc::clone(event));
         }
     }
 
     /// An attempt is over; what it means follows.
     pub(super) fn attempted(&mut self, completed: Completed) -> Finished {
+        if let Some(attempt) = &completed.record {
+            self.metrics.attempted(attempt);
+        }
         let attempted = Attempted {
             record: completed.record,
             event: completed.event,
@@ -102,6 +109,9 @@ impl Account {
             }
             return;
         }
+        let event = attempted.event.as_ref();
+        let age = event.map(|it| outcome.at.since(it.accept_time));
+        self.metrics.settled(outcome.standing, age);
         self.history.record(Report {
             outcome,
             attempt: attempted.record,

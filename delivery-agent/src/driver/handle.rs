@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Asked {
 pub(super) struct SharedCounts {
     n_waiting: AtomicU64,
     n_in_flight: AtomicU64,
+    bytes_in_flight: AtomicU64,
+    braking: AtomicBool,
 }
 
 // === impl Handle ===
@@ -59,6 +61,12 @@ impl Handle {
             counts: Arc::clone(&counts),
         };
         (handle, receiver, counts)
+    }
+
+    /// A handle of no driver: nobody hears what it is told.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self::new().0
     }
 
     /// Tells of subscriptions that are new, changed or gone.
@@ -97,6 +105,8 @@ impl Handle {
         Counts {
             n_waiting: self.counts.n_waiting.load(Ordering::Relaxed),
             n_in_flight: self.counts.n_in_flight.load(Ordering::Relaxed),
+            bytes_in_flight: self.counts.bytes_in_flight.load(Ordering::Relaxed),
+            braking: self.counts.braking.load(Ordering::Relaxed),
             ..Counts::default()
         }
     }
@@ -115,5 +125,8 @@ impl SharedCounts {
         self.n_waiting.store(counts.n_waiting, Ordering::Relaxed);
         self.n_in_flight
             .store(counts.n_in_flight, Ordering::Relaxed);
+        self.bytes_in_flight
+            .store(counts.bytes_in_flight, Ordering::Relaxed);
+        self.braking.store(counts.braking, Ordering::Relaxed);
     }
 }

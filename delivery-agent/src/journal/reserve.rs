@@ -156,6 +156,8 @@ impl Reserve {
 
     /// Whether there was room for all of it.
     fn make(&self, bytes: u64) -> io::Result<bool> {
+        // Of one that could not be made as a whole some files are left.
+        release_reserve(&self.dir)?;
         for number in 0..FILES {
             match self.storage.create(&path(&self.dir, number), bytes / FILES) {
                 Ok(_) => {}

@@ -140,7 +140,7 @@ impl HandOver {
         let request = HandOverRequest {
             events,
             slot_table_version: owner.table_version,
-            health: Some(health(&lots)),
+            health: Some(together(lots.iter().map(|it| &it.health))),
         };
         let given = self.relay.hand_over(owner, request).await;
         match &given {
@@ -187,11 +187,11 @@ fn events(journal: &Journal, journal_id: u128, lots: &[Lot]) -> Option<Vec<Hande
     Some(events.collect())
 }
 
-fn health(lots: &[Lot]) -> HealthHints {
-    let all = lots.iter().map(|it| it.health.clone());
+/// What is known of the receivers of several lots.
+fn together<'a>(all: impl Iterator<Item = &'a HealthHints>) -> HealthHints {
     all.fold(HealthHints::default(), |mut sum, it| {
-        sum.hints.extend(it.hints);
-        sum.pauses.extend(it.pauses);
+        sum.hints.extend_from_slice(&it.hints);
+        sum.pauses.extend_from_slice(&it.pauses);
         sum
     })
 }
@@ -221,4 +221,29 @@ fn name(journal_id: u128, seq: u64, mut targets: Vec<u32>) -> [u8; 16] {
     let mut first = [0; 16];
     first.copy_from_slice(&digest[..16]);
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use hookfleet_proto::fleet::health_hints::{Hint, Pause};
+
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_the_receivers_of_all_lots_goes_along() {
+        let of = |endpoint: &str| HealthHints {
+            hints: vec![Hint {
+                endpoint: endpoint.to_owned(),
+                ..Hint::default()
+            }],
+            pauses: vec![Pause {
+                endpoint: endpoint.to_owned(),
+                ..Pause::default()
+            }],
+        };
+        let (a, b) = (of("https://a:443"), of("https://b:443"));
+        let all = together([&a, &b].into_iter());
+        assert_eq!(all.hints, [a.hints, b.hints].concat());
+        assert_eq!(all.pauses, [a.pauses, b.pauses].concat());
+    }
 }

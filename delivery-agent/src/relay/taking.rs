@@ -2,18 +2,19 @@
 
 use hookfleet_contract::{
     id::WebhookId,
-    retry::Progress,
+    retry::{LONGEST_PAUSE, Progress},
     shard::{self, Shard},
+    time::Timestamp,
 };
 use hookfleet_proto::fleet::{HandedDelivery, HandedEvent};
 
 use crate::journal::{NewEvent, Origin, Stand, Target};
 
-/// An event with what is left of it, or what of it is not as it must be.
+/// An event with what is left of it, as it is taken at `now`, or what of it is not as it must be.
 ///
 /// # Errors
 /// The name of the field.
-pub fn taken(event: HandedEvent) -> Result<NewEvent, &'static str> {
+pub fn taken(event: HandedEvent, now: Timestamp) -> Result<NewEvent, &'static str> {
     let HandedEvent {
         handover_id,
         tenant,
@@ -23,6 +24,7 @@ pub fn taken(event: HandedEvent) -> Result<NewEvent, &'static str> {
         deliveries,
     } = event;
     let bytes = |bytes: Vec<u8>| <[u8; 16]>::try_from(bytes);
+    let stands = deliveries.iter().map(|it| stand(it, now));
     Ok(NewEvent {
         tenant: tenant.parse().map_err(|_| "tenant")?,
         webhook_id: WebhookId(bytes(webhook_id).map_err(|_| "webhook_id")?),
@@ -30,7 +32,7 @@ pub fn taken(event: HandedEvent) -> Result<NewEvent, &'static str> {
         targets: deliveries.iter().map(target).collect::<Result<_, _>>()?,
         origin: Origin::HandedOver(bytes(handover_id).map_err(|_| "handover_id")?),
         event: event.into(),
-        stands: deliveries.iter().map(stand).collect::<Result<_, _>>()?,
+        stands: stands.collect::<Result<_, _>>()?,
     })
 }
 
@@ -53,12 +55,42 @@ fn target(delivery: &HandedDelivery) -> Result<Target, &'static str> {
     })
 }
 
-fn stand(delivery: &HandedDelivery) -> Result<Stand, &'static str> {
+fn stand(delivery: &HandedDelivery, now: Timestamp) -> Result<Stand, &'static str> {
+    let due = Timestamp::from(delivery.due_time.ok_or("due_time")?);
+    // What no schedule gives is of a clock that is ahead: nobody knows how long it has waited.
+    let is_believable = due.since(now) <= LONGEST_PAUSE;
     Ok(Stand {
         progress: Progress {
             attempts: u32::try_from(delivery.attempt_count).map_err(|_| "attempt_count")?,
             step: u32::try_from(delivery.step).map_err(|_| "step")?,
         },
-        due: delivery.due_time.ok_or("due_time")?.into(),
+        due: if is_believable { due } else { now },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    #[test]
+    fn what_a_clock_that_is_years_ahead_says_is_due_at_once() {
+        let due = |due: Timestamp| {
+            let delivery = HandedDelivery {
+                due_time: Some(due.into()),
+                ..HandedDelivery::default()
+            };
+            stand(&delivery, NOW).unwrap().due
+        };
+        for believable in [Timestamp(0), NOW, NOW + LONGEST_PAUSE] {
+            assert_eq!(due(believable), believable);
+        }
+        let years = Duration::from_secs(10 * 365 * 86_400);
+        for unbelievable in [NOW + LONGEST_PAUSE + Duration::from_millis(1), NOW + years] {
+            assert_eq!(due(unbelievable), NOW);
+        }
+    }
 }

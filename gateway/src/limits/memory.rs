@@ -33,6 +33,10 @@ impl Memory {
     #[must_use]
     pub fn found() -> Self {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Self::of_groups(&groups, |file| fs::read_to_string(file).ok())
+    }
+
+    fn of_groups(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Self {
         let limits = groups.lines().filter_map(|line| {
             let group = GROUPS
                 .iter()
@@ -41,7 +45,7 @@ impl Memory {
             // A container sees its own group as the root.
             let around = Path::new(path.trim_start_matches('/')).ancestors();
             let files = around.map(|it| Path::new(root).join(it).join(file));
-            let limits = files.filter_map(|it| fs::read_to_string(it).ok()?.trim().parse().ok());
+            let limits = files.filter_map(|it| read(&it)?.trim().parse().ok());
             limits.min()
         });
         Self::of(limits.min().unwrap_or(u64::MAX))
@@ -79,5 +83,38 @@ mod tests {
             "a process that cannot live with it is not asked to"
         );
         assert_eq!(Memory::of(0).share(3), 1);
+    }
+
+    /// What a process in these groups may have, with these limits.
+    fn in_groups(groups: &str, limits: &[(&str, &str)]) -> Memory {
+        let limit = |file: &Path| {
+            let limit = limits.iter().find(|(path, _)| Path::new(path) == file);
+            limit.map(|(_, limit)| format!("{limit}\n"))
+        };
+        Memory::of_groups(groups, limit)
+    }
+
+    #[test]
+    fn the_least_that_any_group_around_the_process_may_have_counts() {
+        let limits = [
+            ("/sys/fs/cgroup/pods/one/agent/memory.max", "max"),
+            ("/sys/fs/cgroup/pods/one/memory.max", "700"),
+            ("/sys/fs/cgroup/pods/memory.max", "900"),
+            ("/sys/fs/cgroup/memory.max", "800"),
+        ];
+        assert_eq!(in_groups("0::/pods/one/agent\n", &limits), Memory::of(700));
+        assert_eq!(in_groups("0::/pods\n", &limits), Memory::of(800));
+        assert_eq!(in_groups("0::/\n", &limits), Memory::of(800));
+    }
+
+    #[test]
+    fn groups_of_both_versions_count_and_those_without_a_limit_do_not() {
+        let groups = "5:cpu,cpuacct:/pods\n4:memory:/pods\n0::/pods\n";
+        let old = ("/sys/fs/cgroup/memory/pods/memory.limit_in_bytes", "600");
+        let new = ("/sys/fs/cgroup/pods/memory.max", "500");
+        assert_eq!(in_groups(groups, &[old]), Memory::of(600));
+        assert_eq!(in_groups(groups, &[old, new]), Memory::of(500));
+        assert_eq!(in_groups(groups, &[]), Memory::default());
+        assert_eq!(in_groups("", &[old, new]), Memory::default());
     }
 }

@@ -33,13 +33,20 @@ impl Spread {
         }
     }
 
-    /// Those that an agent was told of which stands there. One that has changed since may not have been spread then.
+    /// Those that an agent was told of which stands there. One that has changed since may not have been spread then, and one
+    /// that is gone may have been, even if there is another of its name.
     pub(super) fn at(stand: Option<Revision>, contents: &Contents) -> Self {
         let mut spread = Self::now(contents);
         spread.tenants.retain(|tenant| {
             let item = contents.get(&keys::tenant(tenant));
             item.map(|it| it.mod_revision) <= stand
         });
+        let gone = stand.into_iter().flat_map(|it| contents.removed_since(it));
+        let gone = gone.filter_map(|key| match keys::parse(key) {
+            Some(Kind::Tenant(name)) => Some(name.tenant),
+            _ => None,
+        });
+        spread.tenants.extend(gone);
         spread.is_resumed = true;
         spread
     }

@@ -300,14 +300,22 @@ fn changes_of_one_key_while_an_update_is_out_become_one() {
 #[test]
 fn what_concerns_others_moves_the_stand_without_an_update() {
     let mut contents = contents(vec![slots(1, &[0])]);
-    let mut session = session(None, &contents);
-    talk(&mut session, &contents);
+    let mut told = session(None, &contents);
+    talk(&mut told, &contents);
     apply(
         &mut contents,
         vec![put("agent/b", 2, ""), put("subscription/0003/t/s", 3, "")],
     );
-    assert_eq!(session.poll_command(&contents, NOW), None);
-    assert_eq!((session.stand(), session.answered()), (3, 1));
+    assert_eq!(told.poll_command(&contents, NOW), None);
+    assert_eq!((told.stand(), told.answered()), (3, 1));
+    // One that is back hears once of what may have been its own; after that it knows what is.
+    let mut back = session(Some(1), &contents);
+    talk(&mut back, &contents);
+    apply(&mut contents, vec![delete("subscription/0003/t/s", 4)]);
+    for session in [&mut told, &mut back] {
+        assert_eq!(session.poll_command(&contents, NOW), None);
+        assert_eq!(session.stand(), 4);
+    }
 }
 
 #[test]
@@ -534,30 +542,69 @@ fn everybody_is_told_of_a_spread_tenants_subscriptions_as_long_as_there_are_any(
     );
     let expected = ["subscriptions last ->5 -s1 -s2", "tenants last ->8 -t"];
     assert_eq!(talk(&mut session, &contents), expected);
-    // One that was away has them still, whatever tenant has the name now.
-    apply(&mut contents, vec![tenant("t", 9, 1)]);
-    let said = talk(&mut self::session(Some(5), &contents), &contents);
-    let expected = ["tenants last ->5 t@9", "subscriptions last ->9 -s1 -s2"];
+}
+
+#[test]
+fn an_agent_that_was_away_loses_what_is_gone_of_spread_tenants() {
+    let ((s1, others), (s2, _)) = (of_t("s1"), of_t("s2"));
+    let before = vec![tenant("t", 1, 2), put(&s1, 2, ""), put(&s2, 3, "")];
+    let mut contents = contents(before);
+    apply(&mut contents, vec![slots(4, &others)]);
+    let again = |contents: &Contents| talk(&mut session(Some(4), contents), contents);
+
+    // As a list of the store tells of it: not that the tenant is another one.
+    apply(&mut contents, vec![tenant("t", 5, 1), delete(&s2, 6)]);
+    let said = again(&contents);
+    let expected = ["tenants last ->4 t@5", "subscriptions last ->6 -s2"];
     assert_eq!(said[..2], expected, "{said:?}");
+
+    apply(&mut contents, vec![delete(&s1, 7), delete("tenant/t", 8)]);
+    // Whatever tenant has the name now, and whatever that calls its own.
+    for (revision, made) in [(9, tenant("t", 9, 1)), (10, put(&s1, 10, ""))] {
+        apply(&mut contents, vec![made]);
+        let said = again(&contents);
+        let removed = format!("subscriptions last ->{revision} -s1 -s2");
+        let expected = ["tenants last ->4 t@9", &removed];
+        assert_eq!(said[..2], expected, "{said:?}");
+    }
+}
+
+#[test]
+fn what_is_spread_no_longer_is_taken_back() {
+    let (s1, others) = of_t("s1");
+    let mut contents = contents(vec![tenant("t", 1, 2), put(&s1, 2, ""), slots(3, &others)]);
+    let mut session = session(None, &contents);
+    assert!(talk(&mut session, &contents).concat().contains("s1@2"));
+    apply(&mut contents, vec![tenant("t", 4, 1)]);
+    let expected = ["tenants last ->3 t@4", "subscriptions last ->4 -s1"];
+    assert_eq!(talk(&mut session, &contents), expected);
 }
 
 #[test]
 fn before_a_slot_comes_what_tenants_have_that_may_have_a_shard_in_it() {
     let ((s1, others), (s2, _)) = (of_t("s1"), of_t("s2"));
-    let before = vec![tenant("t", 1, 2), put(&s1, 2, ""), slots(3, &others[..1])];
-    let mut contents = contents(before);
-    let mut session = session(None, &contents);
-    talk(&mut session, &contents);
-    apply(
-        &mut contents,
-        vec![put("tenant/x", 4, ""), slots(5, &others)],
-    );
-    let out = update(&mut session, &contents);
-    apply(&mut contents, vec![put(&s2, 6, "")]);
-    ack(&mut session, out.nonce);
-    let said = talk(&mut session, &contents);
-    let expected = ["subscriptions last ->3 s2@6", "slots last ->5 slots@5"];
-    assert_eq!(said[..2], expected, "{said:?}");
+    // Another subscription comes, or the tenant is spread only now.
+    for (spread, meanwhile, told) in [(2, put(&s2, 6, ""), "s2@6"), (1, tenant("t", 6, 2), "s1@2")]
+    {
+        let before = vec![
+            tenant("t", 1, spread),
+            put(&s1, 2, ""),
+            slots(3, &others[..1]),
+        ];
+        let mut contents = contents(before);
+        let mut session = session(None, &contents);
+        talk(&mut session, &contents);
+        apply(
+            &mut contents,
+            vec![put("tenant/x", 4, ""), slots(5, &others)],
+        );
+        let out = update(&mut session, &contents);
+        apply(&mut contents, vec![meanwhile]);
+        ack(&mut session, out.nonce);
+        let said = talk(&mut session, &contents);
+        let told = format!("subscriptions last ->3 {told}");
+        assert_eq!(said[..2], [told.as_str(), "slots last ->5 slots@5"]);
+    }
 }
 
 #[test]

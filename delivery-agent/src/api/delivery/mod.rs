@@ -1,7 +1,7 @@
 //! `DeliveryService`: wire to history and back.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use hookfleet_contract::{
     event::Event,

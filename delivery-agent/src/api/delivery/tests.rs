@@ -275,10 +275,10 @@ fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, reason: &str) {
 }
 
 /// The service over a real journal and history, with a tenant `acme` and its subscription `hook`.
-struct World {
-    service: Deliveries,
-    directory: Directory,
-    journal: Journal,
+pub(in crate::api) struct World {
+    pub(in crate::api) service: Deliveries,
+    pub(in crate::api) directory: Directory,
+    pub(in crate::api) journal: Journal,
     history: History,
     now: Timestamp,
     _accepted: mpsc::Receiver<Arc<StoredEvent>>,
@@ -286,7 +286,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(in crate::api) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::system();
         let database = fjall::Database::builder(dir.path().join("database")).open();
@@ -464,7 +464,7 @@ fn pages() -> Pages {
     Pages::new(Sealer::new([7; 32]))
 }
 
-fn subscription() -> Subscription {
+pub(in crate::api) fn subscription() -> Subscription {
     let spec = SubscriptionSpec {
         subscription: Some(v1::Subscription {
             name: HOOK.to_owned(),

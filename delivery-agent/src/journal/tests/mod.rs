@@ -4,6 +4,7 @@ mod appending;
 mod damage;
 mod faults;
 mod model;
+mod reserve;
 mod segments;
 
 use std::{
@@ -213,6 +214,8 @@ enum Fault {
     NoSpace,
     /// So much is left.
     Free(u64),
+    /// So much would be left without the reserve.
+    FreeButForReserve(u64),
     /// Files cannot be renamed, nor folders synced.
     Names,
 }
@@ -291,10 +294,20 @@ impl Storage for Faulty {
 
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let space = Disk.space(dir)?;
-        if let Fault::Free(free) = self.faults.get() {
-            return Ok(Space { free, ..space });
-        }
-        Ok(space)
+        let free = match self.faults.get() {
+            Fault::Free(free) => Some(free),
+            Fault::FreeButForReserve(free) => Some(free - reserve::bytes(dir)),
+            Fault::None
+            | Fault::Sync
+            | Fault::Write
+            | Fault::ShortWrites { .. }
+            | Fault::NoSpace
+            | Fault::Names => None,
+        };
+        Ok(Space {
+            free: free.unwrap_or(space.free),
+            ..space
+        })
     }
 }
 

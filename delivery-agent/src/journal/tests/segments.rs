@@ -241,6 +241,59 @@ async fn an_event_is_found_by_its_webhook_id_wherever_it_is() {
 }
 
 #[tokio::test]
+async fn an_event_is_found_for_as_long_as_its_deliveries_may_take() {
+    let home = Home::new();
+    let open = home.open();
+    let now = Clock::system().now();
+    let old = NewEvent {
+        accept_time: now - Duration::from_secs(7 * 86_400),
+        ..third(1)
+    };
+    open.journal.append(old).await.unwrap();
+    append(&open.journal, 2..=7).await;
+    (1..=6).for_each(|seq| open.journal.record(settled(seq)));
+    until("retiring", || open.journal.stats().n_retired_segments == 2).await;
+    open.journal.abandon().await;
+    let found = home.open().journal.find(third(1).webhook_id).unwrap();
+    assert_eq!(found.map(|it| it.seq), Some(1));
+}
+
+#[tokio::test]
+async fn what_is_published_with_the_id_of_a_handed_over_event_is_no_duplicate_of_it() {
+    let home = Home::new();
+    let open = home.open();
+    let handed_over = NewEvent {
+        origin: Origin::HandedOver([9; 16]),
+        ..event(1)
+    };
+    open.journal.append(handed_over).await.unwrap();
+    assert!(!open.journal.append(event(1)).await.unwrap().duplicate);
+}
+
+#[tokio::test]
+async fn what_another_agents_clock_says_of_a_handed_over_event_moves_nothing_that_is_due() {
+    let home = Home::new();
+    let open = home.open();
+    let now = Clock::system().now();
+    let (hour, years) = (Duration::from_secs(3600), Duration::from_secs(1 << 30));
+    open.journal.append(event(1)).await.unwrap();
+    open.journal.record(deferred(1, 1, (now + hour).0));
+    open.journal.flush().await.unwrap();
+    let ahead = NewEvent {
+        origin: Origin::HandedOver([9; 16]),
+        accept_time: now + years,
+        ..event(2)
+    };
+    open.journal.append(ahead).await.unwrap();
+    open.journal.abandon().await;
+    let open = home.open();
+    let deferred = open.journal.deferred();
+    let due = deferred.take_due(SUBSCRIPTION.into(), now + hour / 2, usize::MAX);
+    let due: Vec<u64> = due.unwrap().iter().map(|it| it.delivery.seq).collect();
+    assert_eq!(due, [2]);
+}
+
+#[tokio::test]
 async fn a_kill_loop_leaves_few_segments() {
     let home = Home::new();
     for number in 1..=20 {
