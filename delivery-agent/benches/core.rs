@@ -9,7 +9,7 @@
 
 #![expect(missing_docs, reason = "criterion's macros write functions")]
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{hint::black_box, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hookfleet_contract::{
@@ -70,6 +70,7 @@ fn run(core: &mut Core) {
                 status: Some(200),
                 attempted: true,
                 duration: Duration::from_millis(1),
+                destination: Some(Ipv4Addr::new(93, 184, 215, 14).into()),
                 accept_time: NOW,
                 expiry: None,
                 jitter: Jitter::NONE,

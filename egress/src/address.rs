@@ -132,6 +132,16 @@ impl Policy {
         }
     }
 
+    /// The address of the public internet that is called with this one: itself, or the one behind our own NAT64. None for
+    /// what only an operator can allow, which is the operator's own.
+    pub(crate) fn destination(&self, address: IpAddr) -> Option<IpAddr> {
+        let called = match address {
+            IpAddr::V6(v6) => self.carried(v6).map_or(address, IpAddr::V4),
+            IpAddr::V4(_) => address,
+        };
+        Self::default().check(called).is_ok().then_some(called)
+    }
+
     /// Why an address may not be called.
     fn verdict(&self, address: IpAddr) -> Option<&'static str> {
         let is_in = |blocks: &[Cidr]| blocks.iter().any(|it| it.contains(address));

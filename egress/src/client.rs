@@ -129,10 +129,12 @@ impl Egress {
             let steps = UNREACHABLE_STEP * u32::try_from(n_steps).unwrap_or(1);
             sleep_until(started + steps).await;
         }
+        let destination = address.and_then(|it| self.0.resolver.destination(it.ip()));
         Exchange {
             result,
             duration: started.elapsed(),
             address,
+            destination,
         }
     }
 
@@ -178,9 +180,8 @@ impl Egress {
             }
         }
         // Apart, because it is rare and ten times as large as the rest of an attempt.
-        let connecting = Box::pin(self.0.connector.connect(&target, &addresses));
-        let mut connection = connecting.await?;
-        *address = Some(connection.address);
+        let connecting = self.0.connector.connect(&target, &addresses, address);
+        let mut connection = Box::pin(connecting).await?;
         refill(&connection, &mut http_request);
         match connection.send(http_request).await {
             Ok(response) => Ok((response, connection)),

@@ -59,13 +59,14 @@ impl Connector {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// Connects to the first of the addresses that answers.
+    /// Connects to the first of the addresses that answers; `tried` is the last that was called.
     pub(crate) async fn connect(
         &self,
         target: &Target,
         addresses: &[SocketAddr],
+        tried: &mut Option<SocketAddr>,
     ) -> Result<Connection, Error> {
-        let (stream, address) = timeout(CONNECT_TIMEOUT, first(addresses))
+        let (stream, address) = timeout(CONNECT_TIMEOUT, first(addresses, tried))
             .await
             .map_err(|_| Error::ConnectTimeout)??;
         let budget = Budget::default();
@@ -109,11 +110,15 @@ pub(crate) fn client_config<P: AsRef<Path>>(ca_files: &[P]) -> Result<ClientConf
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Error> {
+async fn first(
+    addresses: &[SocketAddr],
+    tried: &mut Option<SocketAddr>,
+) -> Result<(TcpStream, SocketAddr), Error> {
     let n_addresses = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let patience = (CONNECT_TIMEOUT / n_addresses).max(MIN_CONNECT_TIMEOUT);
     let mut last = io::ErrorKind::AddrNotAvailable.into();
     for &address in addresses {
+        *tried = Some(address);
         match timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 let peer = stream.peer_addr().map_err(Error::Connect)?;

@@ -1,6 +1,10 @@
 //! What goes out and what comes back.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hookfleet_contract::{
@@ -39,8 +43,10 @@ pub struct Exchange {
     pub result: Result<Response, Failure>,
     /// How long it took.
     pub duration: Duration,
-    /// Whom it went to. For the operator only.
+    /// Whom it went to, or last tried to reach. For the operator only.
     pub address: Option<SocketAddr>,
+    /// Which address of the public internet that is, if it is one.
+    pub destination: Option<IpAddr>,
 }
 
 /// What is kept of a response.

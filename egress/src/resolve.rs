@@ -133,6 +133,12 @@ impl Resolver {
         policy.own.extend(addresses);
     }
 
+    /// See [`Policy::destination`].
+    pub(crate) fn destination(&self, address: IpAddr) -> Option<IpAddr> {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        policy.destination(address)
+    }
+
     /// Forgets answers that are no longer good.
     pub(crate) fn sweep(&self, now: Instant) {
         self.names.sweep(now);

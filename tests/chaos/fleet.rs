@@ -20,11 +20,11 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
-use super::network::Network;
 use crate::harness::{
     api::{spread, subscribe_in_force, to},
     eventually,
     ledger::{Doors, Ledger, Shape},
+    network::Network,
     process::{Process, hookfleet},
     receiver::Receiver,
 };

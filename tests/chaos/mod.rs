@@ -7,7 +7,6 @@
 mod deaths;
 mod detached;
 mod fleet;
-mod network;
 mod partitions;
 mod planned;
 mod spread;

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use super::{
-    fleet::{Fleet, PATIENCE, Size, plane},
-    network::Network,
-};
-use crate::harness::{checker::Excuses, eventually};
+use super::fleet::{Fleet, PATIENCE, Size, plane};
+use crate::harness::{checker::Excuses, eventually, network::Network};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_cut_off_goes_on_and_nothing_is_lost() {

@@ -32,6 +32,7 @@ mod broadcast;
 mod clients;
 mod command;
 mod deploy;
+mod destination;
 mod dialects;
 mod disks;
 mod door;

@@ -2,16 +2,13 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use hookfleet_delivery_agent::clock::Clock;
 use hookfleet_proto::v1::{Subscription, subscription};
-use tokio::{net::UdpSocket, time::Instant};
+use tokio::time::Instant;
 
 use crate::harness::{
     api::{
@@ -19,7 +16,8 @@ use crate::harness::{
         subscription_state, to,
     },
     eventually,
-    process::{Process, hookfleet},
+    name_server::NameServer,
+    process::Process,
     receiver::Receiver,
     shim::Shim,
 };
@@ -139,13 +137,9 @@ async fn a_run_whose_clock_was_years_ahead_delays_nothing_of_the_next() {
 async fn names_that_do_not_resolve_for_a_while_cost_a_while() {
     let dir = tempfile::tempdir().unwrap();
     let receiver = Receiver::start().await;
-    let names = NameServer::start().await;
-    let mut command = hookfleet();
-    command.env("HOOKFLEET_ALLOW_HTTP_TARGETS", "true");
-    let servers = format!("[\"127.0.0.1:{}\"]", names.port);
-    command.env("HOOKFLEET_NAME_SERVERS", servers);
-    command.arg("standalone").arg("--data-dir").arg(dir.path());
-    let server = Process::start(command, "127.0.0.1:0");
+    let names = NameServer::start(Ipv4Addr::LOCALHOST).await;
+    names.is_well.store(false, Ordering::SeqCst);
+    let server = names.standalone(dir.path());
     let channel = server.channel();
     create_tenant(&channel, "acme").await;
     let port = receiver.address.port();
@@ -174,57 +168,4 @@ async fn names_that_do_not_resolve_for_a_while_cost_a_while() {
     let received = receiver.received_at("hook");
     assert_eq!(received[0].header("host"), format!("hooks.acme.com:{port}"));
     assert!(server.terminate().await.success());
-}
-
-/// A name server that fails until it is well; then every name is this machine.
-struct NameServer {
-    port: u16,
-    is_well: Arc<AtomicBool>,
-    asked: Arc<Mutex<usize>>,
-}
-
-// === impl NameServer ===
-
-impl NameServer {
-    async fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let server = Self {
-            port: socket.local_addr().unwrap().port(),
-            is_well: Arc::default(),
-            asked: Arc::default(),
-        };
-        let (is_well, asked) = (Arc::clone(&server.is_well), Arc::clone(&server.asked));
-        tokio::spawn(async move {
-            let mut question = [0; 512];
-            while let Ok((n, from)) = socket.recv_from(&mut question).await {
-                *asked.lock().unwrap() += 1;
-                let answer = answer(&question[..n], is_well.load(Ordering::SeqCst));
-                socket.send_to(&answer, from).await.unwrap();
-            }
-        });
-        server
-    }
-
-    fn n_asked(&self) -> usize {
-        *self.asked.lock().unwrap()
-    }
-}
-
-/// SERVFAIL, or loopback for questions about A and nothing for others.
-fn answer(question: &[u8], is_well: bool) -> Vec<u8> {
-    const HEADER: usize = 12;
-    let name = question[HEADER..].iter().position(|it| *it == 0).unwrap() + 1;
-    let end = HEADER + name + 4;
-    let is_about_v4 = question[HEADER + name..end] == [0, 1, 0, 1];
-    let has_answer = is_well && is_about_v4;
-    let mut answer = question[..end].to_vec();
-    // A response; the code is the last of these bits.
-    (answer[2], answer[3]) = (0x81, if is_well { 0x80 } else { 0x82 });
-    answer[4..HEADER].copy_from_slice(&[0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
-    if has_answer {
-        // The name of the question, A, IN, 5 seconds.
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
-        answer.extend(Ipv4Addr::LOCALHOST.octets());
-    }
-    answer
 }

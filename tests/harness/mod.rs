@@ -8,6 +8,8 @@ pub mod disk;
 pub mod frames;
 pub mod http;
 pub mod ledger;
+pub mod name_server;
+pub mod network;
 pub mod process;
 pub mod provider;
 pub mod raw;

@@ -3,12 +3,19 @@
 //! events/s, 4,000 permits. That takes 8 GiB and an optimized build.
 
 use super::world::{Kind, T0, World};
-use std::{cell::RefCell, env, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    env,
+    net::{IpAddr, Ipv4Addr},
+    rc::Rc,
+    time::Duration,
+};
 
 use hookfleet_contract::partition::UNORDERED;
 use rand::Rng as _;
 
 const SECONDS: u64 = 600;
+const PROVIDER: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 215, 14));
 const SAMPLES_PER_SECOND: u64 = 30;
 
 /// How much of everything there is.
@@ -88,7 +95,12 @@ fn run(size: Size) -> Report {
             _ => Kind::Healthy,
         };
         let tenant = format!("t{}", index % 997);
-        world.subscribe(kind, &tenant, &format!("https://h{index}.example:443"));
+        let endpoint = format!("https://h{index}.example:443");
+        world.subscribe(kind, &tenant, &endpoint);
+        // One provider has a tenth of them behind one address, the dead and the slow too.
+        if index % 10 == 3 {
+            world.names.insert(endpoint.into(), PROVIDER);
+        }
     }
     let delays = Rc::new(RefCell::new((Vec::new(), Vec::new())));
     let measured = T0 + Duration::from_secs(SECONDS * 2 / 5);

@@ -1,8 +1,9 @@
 //! Five hundred small worlds in which everything happens: receivers of all kinds, partitions, rates,
-//! suspensions, deletions, changes of endpoints, slots that leave, crashes. What [`World`] checks at every step holds in
-//! all of them, and in the end nothing is left.
+//! suspensions, deletions, changes of endpoints, names that lead to one address or to another, slots that leave, crashes.
+//! What [`World`] checks at every step holds in all of them, and in the end nothing is left.
 
 use std::{
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -13,25 +14,29 @@ use rand::{Rng as _, seq::IndexedRandom as _};
 use super::world::{Kind, T0, World};
 
 const SEEDS: u64 = 500;
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Healthy,
     Kind::Slow,
     Kind::Refuses,
     Kind::BlackHole,
     Kind::Fails,
+    Kind::Stranger,
     Kind::Flaps,
     Kind::Throttles,
 ];
 
 #[test]
 fn whatever_happens_every_delivery_ends_once_and_nothing_leaks() {
+    let mut n_crowded = 0;
     for seed in 0..SEEDS {
-        let world = AssertUnwindSafe(|| live(seed));
-        assert!(catch_unwind(world).is_ok(), "seed {seed} failed");
+        let world = catch_unwind(AssertUnwindSafe(|| live(seed)));
+        n_crowded += world.unwrap_or_else(|_| panic!("seed {seed} failed"));
     }
+    assert!(n_crowded > 1000, "addresses were full {n_crowded} times");
 }
 
-fn live(seed: u64) {
+/// Returns how often an address became full.
+fn live(seed: u64) -> usize {
     let mut world = World::new(seed, 20 + (seed % 5) as usize * 10);
     let n_subscribers: usize = world.rng.random_range(1..40);
     for index in 0..n_subscribers {
@@ -45,6 +50,7 @@ fn live(seed: u64) {
             format!("https://{index}.example:443")
         };
         let subscriber = world.subscribe(kind, &tenant, &endpoint);
+        lead(&mut world, subscriber);
         let rate = world.rng.random_range(1.0..20.0);
         let settings = &mut world.subscribers[subscriber].settings;
         settings.max_requests_per_second = index.is_multiple_of(7).then_some(rate);
@@ -69,6 +75,7 @@ fn live(seed: u64) {
             75..80 => {
                 let endpoint = format!("https://{step}.example:443");
                 world.subscribers[subscriber].settings.endpoint = endpoint.into();
+                lead(&mut world, subscriber);
                 world.subscribers[subscriber].paused_until = world.now;
                 if !world.subscribers[subscriber].ended {
                     world.tell(subscriber);
@@ -77,6 +84,12 @@ fn live(seed: u64) {
             80..82 => world.end(subscriber),
             82..84 => world.restart(),
             84..87 => world.leave(&format!("t{}", subscriber % 4)),
+            87..90 => lead(&mut world, subscriber),
+            90 => {
+                for subscriber in 0..n_subscribers {
+                    world.publish(subscriber, UNORDERED);
+                }
+            }
             _ => {}
         }
         let millis = world.rng.random_range(0..2_000);
@@ -104,4 +117,18 @@ fn live(seed: u64) {
     let counts = world.core.counts();
     assert_eq!((counts.n_waiting, counts.n_in_flight), (0, 0));
     assert_eq!((counts.n_in_memory, counts.bytes_in_flight), (0, 0));
+    assert_eq!(counts.n_destinations, 0);
+    world.n_crowded
+}
+
+/// Most names lead to one of two addresses from now on.
+fn lead(world: &mut World, subscriber: usize) {
+    const ADDRESSES: [&str; 2] = ["93.184.215.14", "2606:2800::1"];
+    let endpoint = &world.subscribers[subscriber].settings.endpoint;
+    let address = ADDRESSES.get(world.rng.random_range(0..3));
+    let address = address.map(|it| it.parse::<IpAddr>().unwrap());
+    match address {
+        Some(address) => world.names.insert(endpoint.clone(), address),
+        None => world.names.remove(endpoint),
+    };
 }

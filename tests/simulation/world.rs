@@ -2,12 +2,14 @@
 //! and a count of everything. The same seed makes the same run.
 //!
 //! It checks at every step that permits are bounded, that a delivery is in one place and ends once,
-//! that retries are never early, that what is suspended or over its rate is not called, and that a
-//! partition is attempted in order and one at a time.
+//! that retries are never early, that what is suspended or over its rate is not called, that a
+//! partition is attempted in order and one at a time, and that an address is not called more often at once than it may be
+//! by those who never had a success, as far as the core knows where their endpoints are.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -41,6 +43,8 @@ pub(crate) enum Kind {
     BlackHole,
     /// Answers 500 at once.
     Fails,
+    /// Never asked to be called: 404 after 2 s.
+    Stranger,
     /// Well for 20 s and failing for 20 s, in turn.
     Flaps,
     /// Every tenth attempt is a 429 with a pause of 2 s.
@@ -56,6 +60,7 @@ pub(crate) struct Subscriber {
     pub(crate) in_flight: u32,
     pub(crate) ended: bool,
     pub(crate) paused_until: Timestamp,
+    succeeded: bool,
     starts: Vec<Timestamp>,
     /// The last delivery of each partition that was attempted first, and who is in flight.
     order: HashMap<u16, (u64, Option<DeliveryId>)>,
@@ -94,14 +99,34 @@ pub(crate) struct World {
     pub(crate) n_handed_over: u64,
     pub(crate) n_in_flight: usize,
     pub(crate) permits: usize,
+    /// Where names lead to, if it is the public internet.
+    pub(crate) names: HashMap<Arc<str>, IpAddr>,
+    /// Where the core has heard that they lead to.
+    known: HashMap<Arc<str>, IpAddr>,
+    /// Attempts in flight of those who never had a success, where the core believes that they go.
+    crowds: HashMap<IpAddr, usize>,
+    /// How many may be in one.
+    crowd_max: usize,
+    pub(crate) n_crowded: usize,
     by_uid: HashMap<Uid, usize>,
     open: HashMap<DeliveryId, Open>,
     disk: BTreeMap<QueueId, BTreeMap<(Timestamp, DeliveryId), Waiting>>,
     flights: BinaryHeap<Reverse<(Timestamp, DeliveryId)>>,
-    attempts: HashMap<DeliveryId, (Attempt, Answer, Timestamp)>,
+    attempts: HashMap<DeliveryId, Flown>,
     /// What another agent has been given and has not answered for.
     given: VecDeque<(QueueId, Vec<Waiting>)>,
     policy: Arc<Policy>,
+}
+
+/// An attempt, and what comes of it.
+#[derive(Clone, Debug)]
+struct Flown {
+    attempt: Attempt,
+    answer: Answer,
+    started: Timestamp,
+    /// The endpoint, and where its name led to.
+    destination: Option<(Arc<str>, IpAddr)>,
+    crowd: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +156,11 @@ impl World {
             n_handed_over: 0,
             n_in_flight: 0,
             permits,
+            names: HashMap::new(),
+            known: HashMap::new(),
+            crowds: HashMap::new(),
+            crowd_max: (permits / 8).clamp(1, 500),
+            n_crowded: 0,
             by_uid: HashMap::new(),
             open: HashMap::new(),
             disk: BTreeMap::new(),
@@ -160,6 +190,7 @@ impl World {
             in_flight: 0,
             ended: false,
             paused_until: T0,
+            succeeded: false,
             starts: Vec::new(),
             order: HashMap::new(),
         });
@@ -241,6 +272,8 @@ impl World {
         self.core.handle_hints(hints);
         self.flights.clear();
         self.given.clear();
+        self.known.clear();
+        self.crowds.clear();
         self.n_in_flight = 0;
         for it in &mut self.subscribers {
             it.in_flight = 0;
@@ -261,7 +294,7 @@ impl World {
                     progress: self
                         .attempts
                         .get(&id)
-                        .map(|it| it.0.progress)
+                        .map(|it| it.attempt.progress)
                         .unwrap_or_default(),
                     bytes: 1024,
                     due: open.due,
@@ -428,12 +461,28 @@ impl World {
             assert!(order.0 <= attempt.delivery.seq, "in order: {attempt:?}");
             *order = (attempt.delivery.seq, Some(attempt.delivery));
         }
+        let endpoint = &it.settings.endpoint;
+        let destination = self.names.get_key_value(endpoint);
+        let destination = destination.map(|(name, address)| (Arc::clone(name), *address));
+        let crowd = self.known.get(endpoint).filter(|_| !it.succeeded).copied();
+        if let Some(address) = crowd {
+            let n = self.crowds.entry(address).or_default();
+            *n += 1;
+            assert!(*n <= self.crowd_max, "{n} at {address}: {attempt:?}");
+            self.n_crowded += usize::from(*n == self.crowd_max);
+        }
         let (kind, roll) = (it.kind, self.rng.random::<f64>());
         let (millis, answer) = self.answer(kind, roll);
         let at = now + Duration::from_millis(millis);
         self.flights.push(Reverse((at, attempt.delivery)));
-        self.attempts
-            .insert(attempt.delivery, (attempt, answer, now));
+        let flown = Flown {
+            attempt,
+            answer,
+            started: now,
+            destination,
+            crowd,
+        };
+        self.attempts.insert(attempt.delivery, flown);
     }
 
     fn answer(&mut self, kind: Kind, roll: f64) -> (u64, Answer) {
@@ -452,6 +501,7 @@ impl World {
             Kind::Refuses => (1, connect),
             Kind::BlackHole => (3000, connect),
             Kind::Fails => (quick, error),
+            Kind::Stranger => (2000, failed(FailureKind::Status, Some(404))),
             Kind::Flaps if self.now.since(T0).as_secs() / 20 % 2 == 1 => (quick, error),
             Kind::Flaps => (quick, OK),
             Kind::Throttles if roll < 0.1 => {
@@ -468,7 +518,13 @@ impl World {
     }
 
     fn land(&mut self, delivery: DeliveryId) {
-        let (attempt, answer, started) = self.attempts[&delivery];
+        let Flown {
+            attempt,
+            answer,
+            started,
+            destination,
+            crowd,
+        } = self.attempts[&delivery].clone();
         let open = self.open.get_mut(&delivery).unwrap();
         open.place = Where::Core;
         let (index, accepted) = (open.subscriber, open.accepted);
@@ -478,7 +534,11 @@ impl World {
         if let Some((_, flight)) = it.order.get_mut(&open.partition) {
             *flight = None;
         }
+        if let Some(n) = crowd.and_then(|it| self.crowds.get_mut(&it)) {
+            *n -= 1;
+        }
         let verdict = if answer.kind == FailureKind::Unspecified {
+            it.succeeded = true;
             (self.on_success)(index, started.since(accepted).as_millis() as u64);
             Verdict::Delivered
         } else {
@@ -498,13 +558,14 @@ impl World {
             attempts: attempt.progress.attempts + 1,
             step: attempt.progress.step + u32::from(answer.pause.is_none()),
         };
-        self.attempts.get_mut(&delivery).unwrap().0.progress = counted;
+        self.attempts.get_mut(&delivery).unwrap().attempt.progress = counted;
         let finished = Finished {
             delivery,
             verdict,
             status: answer.status,
             attempted: true,
             duration: self.now.since(started),
+            destination: destination.as_ref().map(|(_, address)| *address),
             accept_time: accepted,
             expiry: None,
             jitter: Jitter {
@@ -513,6 +574,7 @@ impl World {
             },
             spread: self.rng.random(),
         };
+        self.known.extend(destination);
         self.core.handle_finished(finished, self.now);
     }
 

@@ -135,6 +135,7 @@ impl Caller {
             finished: Finished {
                 status: exchange.result.as_ref().ok().map(|it| it.status),
                 duration: exchange.duration,
+                destination: exchange.destination,
                 ..finished(attempt, verdict, true, stored.accept_time, expiry)
             },
             record: Some(record),
@@ -250,6 +251,7 @@ fn finished(
         status: None,
         attempted,
         duration: Duration::ZERO,
+        destination: None,
         accept_time,
         expiry,
         jitter: Jitter {

@@ -1,7 +1,7 @@
 //! What the core asks of the driver, and what it is told. Closed types of plain values, so that a test compares vectors
 //! of them and a person reads a delivery's life from a list of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     id::DeliveryId,
@@ -171,6 +171,8 @@ pub struct Finished {
     pub attempted: bool,
     /// How long it took, from the start of the attempt.
     pub duration: Duration,
+    /// The address of the public internet that was called, if it was one.
+    pub destination: Option<IpAddr>,
     /// When the event was accepted.
     pub accept_time: Timestamp,
     /// The event's own `expirytime`.
@@ -203,6 +205,8 @@ pub struct Counts {
     pub n_in_memory: u64,
     /// Bytes of events in flight.
     pub bytes_in_flight: u64,
+    /// Addresses to which attempts are in flight of receivers that are not proven.
+    pub n_destinations: u64,
     /// Nothing is believed of endpoints, because our own network seems to have failed.
     pub braking: bool,
 }

@@ -27,7 +27,7 @@ pub(crate) struct Endpoint {
     pub(crate) n_users: usize,
     /// Those who wait for a place or for it to be in reach, each once.
     pub(crate) waiters: VecDeque<usize>,
-    /// Only its breaker is of use: being in reach has no window and no speed.
+    /// Only its breaker is of use, and where it is: being in reach has no window and no speed.
     pub(crate) health: Health,
     reached: Option<Timestamp>,
     /// The timer that is set, if any.

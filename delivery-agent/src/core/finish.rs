@@ -84,6 +84,7 @@ impl Core {
         self.tables.subscriptions[key].sort(flight.partition, now);
         self.refresh(key, now);
         self.wake_endpoint(endpoint, now);
+        self.wake_destination(flight.destination, now);
         self.wake_budget(now);
         if self.tables.endpoints.contains(endpoint) {
             let left = self.tables.leave_endpoint(endpoint);
@@ -91,7 +92,7 @@ impl Core {
         }
     }
 
-    /// Whether the endpoint is in reach, and whether it is our network that fails.
+    /// Where the endpoint is, whether it is in reach, and whether it is our network that fails.
     fn learn_of_endpoint(
         &mut self,
         flight: &InFlight,
@@ -100,6 +101,7 @@ impl Core {
         now: Timestamp,
     ) {
         let endpoint = &mut self.tables.endpoints[flight.endpoint];
+        endpoint.health.destination = finished.destination.or(endpoint.health.destination);
         let generation = flight.endpoint_generation;
         if lesson == Lesson::Nothing {
             endpoint.breaker().said_nothing(generation);

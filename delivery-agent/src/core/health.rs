@@ -1,7 +1,7 @@
 //! What was learnt of a subscription's receiver: how fast it answers, how much it takes, whether it
 //! fails, when it was called. It outlives the deliveries that taught it, within a bound.
 
-use std::{collections::HashMap, hash::Hash, time::Duration};
+use std::{collections::HashMap, hash::Hash, net::IpAddr, time::Duration};
 
 use hookfleet_contract::time::Timestamp;
 use rustc_hash::FxBuildHasher;
@@ -16,6 +16,9 @@ const FAST_MILLIS: f32 = 700.0;
 const ALPHA: f32 = 0.2;
 /// Without a success for so long, somebody is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// With so many failures since its last success it is not sure that somebody wants to be called: as many as open the
+/// breaker of a new receiver.
+const DOUBTED_FAILURES: u32 = 3;
 /// A subscription without a success for so long,
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120 * 3600);
 /// and with so many failures, is suspended.
@@ -33,6 +36,8 @@ pub(crate) struct Health {
     /// The first failure since the last success, and how many there were since.
     failing_since: Option<Timestamp>,
     n_failures: u32,
+    /// Where it was called last, if it is an endpoint and that is of the public internet.
+    pub(crate) destination: Option<IpAddr>,
 }
 
 /// The part of it that survives a restart.
@@ -69,6 +74,7 @@ impl Health {
         slow: false,
         failing_since: None,
         n_failures: 0,
+        destination: None,
     };
 
     /// Which lane its attempts take, unless they are probes.
@@ -78,6 +84,12 @@ impl Health {
             Some(_) => Lane::Proven,
             None => Lane::New,
         }
+    }
+
+    /// Whether an attempt of it in `lane` goes to somebody who wants to be called. What it took when its name led elsewhere
+    /// says nothing for long.
+    pub(crate) fn is_wanted(&self, lane: Lane) -> bool {
+        lane == Lane::Proven && self.n_failures < DOUBTED_FAILURES
     }
 
     /// It took a delivery, after so long.

@@ -10,18 +10,18 @@
 //!
 //! What keeps an attempt from starting, from the inside out: the delivery's time, the subscription's
 //! window, rate and [`breaker`], a pause its receiver asked for, the [`endpoint`] (out of reach, or
-//! full), the cap of its lane, the tenant's turn, the budgets, the permits of all. Each subscription
-//! that wants to start waits in exactly one place for the first of these.
+//! full), the [`destination`] (full, unless the receiver is proven), the cap of its lane, the tenant's turn, the budgets,
+//! the permits of all. Each subscription that wants to start waits in exactly one place for the first of these.
 //!
 //! **Invariants:** permits taken = attempts in flight ≤ the limit; attempts of a subscription in
-//! flight ≤ its window; every accepted delivery is in exactly one place (head, in flight, on
-//! disk, being handed over)
-//! until its [`Command::Settle`]; a subscription without deliveries costs nothing but a bounded memory
-//! of its health.
+//! flight ≤ its window; attempts in flight to one address that is known, of receivers that are not proven, ≤ 500; every
+//! accepted delivery is in exactly one place (head, in flight, on disk, being handed over) until its [`Command::Settle`];
+//! a subscription without deliveries costs nothing but a bounded memory of its health.
 
 mod brake;
 mod breaker;
 mod command;
+mod destination;
 mod endpoint;
 mod finish;
 mod health;
@@ -52,7 +52,7 @@ pub use health::Hint;
 use brake::Brake;
 use lane::Lanes;
 use pick::{Budgets, InFlight};
-use subscription::{Obstacle, Phase};
+use subscription::Phase;
 use tables::Tables;
 
 /// A subscription's uid, which is never used again.
@@ -91,7 +91,7 @@ impl Core {
     #[must_use]
     pub fn new(permits: usize, max_bytes: u64) -> Self {
         Self {
-            tables: Tables::default(),
+            tables: Tables::new(permits),
             lanes: Lanes::default(),
             budgets: Budgets::new(permits, max_bytes),
             brake: Brake::default(),
@@ -325,13 +325,18 @@ impl Core {
             n_in_flight: self.in_flight.len() as u64,
             n_in_memory: self.n_in_memory as u64,
             bytes_in_flight: self.budgets.bytes(),
+            n_destinations: self.tables.destinations.len() as u64,
             braking: self.brake.is_on(),
         }
     }
 
     fn begin(&mut self, key: usize, settings: Settings, now: Timestamp) {
+        let before = self.spot(key);
         let (endpoint, left) = self.tables.attach(key, settings);
         self.silence(left);
+        if let Some(before) = before.filter(|it| it.endpoint != endpoint) {
+            self.wake_behind(before, now);
+        }
         let it = &self.tables.endpoints[endpoint];
         // An earlier run may have found it out of reach.
         if let Some(until) = it.open_until(now).filter(|_| it.timer.is_none()) {
@@ -340,8 +345,12 @@ impl Core {
     }
 
     fn end(&mut self, key: usize, now: Timestamp) {
+        let before = self.spot(key);
         let left = self.tables.end(key);
         self.silence(left);
+        if let Some(before) = before {
+            self.wake_behind(before, now);
+        }
         for partition in self.tables.subscriptions[key].partitions() {
             let subscription = &mut self.tables.subscriptions[key];
             let waiting = std::mem::take(&mut subscription.queue(partition).head);
@@ -375,14 +384,6 @@ impl Core {
             end,
         });
     }
-}
-
-/// What a subscription waits for that wants to start an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    Subscription(Obstacle),
-    /// Its endpoint is full or out of reach.
-    Endpoint(usize),
 }
 
 fn ended() -> End {

@@ -1,12 +1,14 @@
 //! Which attempt starts next: whoever's turn it is in the lanes, if nothing keeps it from starting.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::IpAddr};
 
 use hookfleet_contract::time::Timestamp;
 
 use super::{
-    Attempt, Command, Core, Wait, Waiting,
+    Attempt, Command, Core, Waiting,
     breaker::State,
+    endpoint::Endpoint,
+    health::Health,
     lane::{Holder as _, Lane},
     subscription::{Obstacle, Place},
 };
@@ -24,10 +26,29 @@ pub(super) struct InFlight {
     pub(super) waiting: Waiting,
     pub(super) tenant: usize,
     pub(super) endpoint: usize,
+    /// Where it counts, if it does. Its endpoint may be elsewhere by now.
+    pub(super) destination: Option<IpAddr>,
     pub(super) lane: Lane,
     /// What the breakers of the subscription and of the endpoint called the present.
     pub(super) generation: u16,
     pub(super) endpoint_generation: u16,
+}
+
+/// What a subscription waits for that wants to start an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    Subscription(Obstacle),
+    /// Its endpoint is full or out of reach.
+    Endpoint(usize),
+    /// The address behind its endpoint is full.
+    Destination(IpAddr),
+}
+
+/// Where others may wait for a subscription that does not start an attempt although it could have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub(super) endpoint: usize,
+    destination: Option<IpAddr>,
 }
 
 /// What attempts share besides permits.
@@ -99,11 +120,10 @@ impl Core {
                 continue;
             }
             // Something has happened since it entered the lane. Whoever waits behind it may do better.
-            let endpoint = self.tables.subscriptions[key].phase.live();
-            let endpoint = endpoint.map(|it| it.endpoint);
+            let spot = self.spot(key);
             self.refresh(key, now);
-            if let Some(endpoint) = endpoint {
-                self.wake_endpoint(endpoint, now);
+            if let Some(spot) = spot {
+                self.wake_behind(spot, now);
             }
             self.wake_budget(now);
         }
@@ -128,11 +148,17 @@ impl Core {
         }
         let is_probe = endpoint.is_half(now)
             || matches!(subscription.health.breaker.state(now), State::Half { .. });
-        Ok(if is_probe {
+        let lane = if is_probe {
             Lane::Probe
         } else {
             subscription.health.lane()
-        })
+        };
+        match destination(&subscription.health, endpoint, lane) {
+            Some(address) if self.tables.destinations.room(address) == 0 => {
+                Err(Wait::Destination(address))
+            }
+            Some(_) | None => Ok(lane),
+        }
     }
 
     /// A subscription enters a lane.
@@ -156,6 +182,8 @@ impl Core {
             self.budgets.waiters.push_back(key);
             return None;
         }
+        let called = &self.tables.endpoints[endpoint];
+        let destination = destination(&subscription.health, called, lane);
         subscription.start(partition, now);
         let flight = InFlight {
             subscription: key,
@@ -163,11 +191,15 @@ impl Core {
             waiting,
             tenant,
             endpoint,
+            destination,
             lane,
             generation: subscription.health.breaker.start(now),
             endpoint_generation: self.tables.endpoints[endpoint].breaker().start(now),
         };
         self.tables.endpoints[endpoint].in_flight += 1;
+        if let Some(address) = destination {
+            self.tables.destinations.start(address);
+        }
         let tenant = &mut self.tables.tenants[tenant];
         self.lanes.start(lane, waiting.bytes, tenant);
         self.budgets.start(&flight);
@@ -181,6 +213,20 @@ impl Core {
         })
     }
 
+    pub(super) fn spot(&self, key: usize) -> Option<Spot> {
+        let live = self.tables.subscriptions[key].phase.live()?;
+        Some(Spot {
+            endpoint: live.endpoint,
+            destination: self.tables.endpoints[live.endpoint].health.destination,
+        })
+    }
+
+    /// Lets those go on who may have waited for somebody whose turn it was.
+    pub(super) fn wake_behind(&mut self, spot: Spot, now: Timestamp) {
+        self.wake_endpoint(spot.endpoint, now);
+        self.wake_destination(spot.destination, now);
+    }
+
     /// Lets those go on who wait for an endpoint, as many as may start. One that no longer wants to
     /// makes room for the next.
     pub(super) fn wake_endpoint(&mut self, key: usize, now: Timestamp) {
@@ -192,6 +238,23 @@ impl Core {
             && let Some(endpoint) = self.tables.endpoints.get_mut(key)
             && let Some(woken) = endpoint.waiters.pop_front()
         {
+            room -= u32::from(self.wake(woken, now));
+        }
+    }
+
+    /// Lets those go on who wait for a destination, likewise.
+    pub(super) fn wake_destination(&mut self, destination: Option<IpAddr>, now: Timestamp) {
+        let Some(address) = destination else {
+            return;
+        };
+        let mut room = self.tables.destinations.room_for_waiters(address);
+        while room > 0
+            && let Some(woken) = self.tables.destinations.next(address)
+        {
+            debug_assert_eq!(
+                self.tables.subscriptions[woken].place,
+                Place::Destination(address)
+            );
             room -= u32::from(self.wake(woken, now));
         }
     }
@@ -221,6 +284,17 @@ impl Core {
         self.tables.leave_tenant(flight.tenant);
         self.budgets.end(flight);
         self.tables.endpoints[flight.endpoint].in_flight -= 1;
+        if let Some(address) = flight.destination {
+            self.tables.destinations.end(address);
+        }
         self.tables.subscriptions[flight.subscription].end(flight.partition);
+    }
+}
+
+/// The destination at which an attempt counts.
+fn destination(health: &Health, endpoint: &Endpoint, lane: Lane) -> Option<IpAddr> {
+    match health.is_wanted(lane) {
+        true => None,
+        false => endpoint.health.destination,
     }
 }

@@ -4,7 +4,8 @@
 use hookfleet_contract::time::Timestamp;
 
 use super::{
-    Alarm, Command, Core, HEADS_MAX, QueueId, Wait,
+    Alarm, Command, Core, HEADS_MAX, QueueId,
+    pick::Wait,
     queue::{ALWAYS, LOAD_MAX, LOAD_MIN},
     subscription::{Obstacle, Phase, Place, Review},
     tables::Left,
@@ -17,12 +18,14 @@ impl Core {
         let obstacle = self.obstacle(key, now);
         let subscription = &mut self.tables.subscriptions[key];
         let wake_at = match obstacle {
-            Ok(_) | Err(Wait::Endpoint(_)) => None,
+            Ok(_) | Err(Wait::Endpoint(_) | Wait::Destination(_)) => None,
             Err(Wait::Subscription(Obstacle::Itself(at) | Obstacle::Receiver(at))) => at,
         };
         let is_blocked = matches!(
             obstacle,
-            Err(Wait::Endpoint(_) | Wait::Subscription(Obstacle::Receiver(_)))
+            Err(Wait::Endpoint(_)
+                | Wait::Destination(_)
+                | Wait::Subscription(Obstacle::Receiver(_)))
         );
         if subscription.place == Place::Nowhere {
             match obstacle {
@@ -30,6 +33,10 @@ impl Core {
                 Err(Wait::Endpoint(endpoint)) => {
                     subscription.place = Place::Endpoint;
                     self.tables.endpoints[endpoint].waiters.push_back(key);
+                }
+                Err(Wait::Destination(address)) => {
+                    subscription.place = Place::Destination(address);
+                    self.tables.destinations.wait(address, key);
                 }
                 Err(Wait::Subscription(_)) => {}
             }

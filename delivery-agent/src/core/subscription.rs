@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -71,6 +72,8 @@ pub(crate) enum Place {
     Lane,
     /// Among the waiters of its endpoint.
     Endpoint,
+    /// Among those of a destination, where its endpoint may no longer be.
+    Destination(IpAddr),
     /// Among those that wait for a budget.
     Budget,
 }

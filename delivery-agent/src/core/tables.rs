@@ -15,13 +15,14 @@ use slab::Slab;
 use super::{
     Uid,
     command::{Hints, Settings},
+    destination::Destinations,
     endpoint::Endpoint,
     health::Memory,
     lane::{Holder, Lane, Share},
     subscription::{Live, Phase, Place, Subscription},
 };
 
-/// How many idle subscriptions, and endpoints, are remembered at least: 15 MiB each.
+/// How many idle subscriptions, and endpoints, are remembered at least: 18 MiB each.
 const REMEMBERED: usize = 128 << 10;
 
 /// Everyone.
@@ -30,6 +31,7 @@ pub(super) struct Tables {
     pub(super) subscriptions: Slab<Subscription>,
     pub(super) tenants: Slab<Tenant>,
     pub(super) endpoints: Slab<Endpoint>,
+    pub(super) destinations: Destinations,
     by_uid: HashMap<Uid, usize, FxBuildHasher>,
     by_tenant: HashMap<TenantId, usize>,
     by_origin: HashMap<Arc<str>, usize>,
@@ -60,6 +62,23 @@ pub(super) struct Left {
 // === impl Tables ===
 
 impl Tables {
+    /// Nobody yet, for a core with so many permits.
+    pub(super) fn new(permits: usize) -> Self {
+        Self {
+            subscriptions: Slab::new(),
+            tenants: Slab::new(),
+            endpoints: Slab::new(),
+            destinations: Destinations::new(permits),
+            by_uid: HashMap::default(),
+            by_tenant: HashMap::new(),
+            by_origin: HashMap::new(),
+            idle_subscriptions: Memory::new(REMEMBERED),
+            idle_endpoints: Memory::new(REMEMBERED),
+            pauses: HashMap::new(),
+            max_pauses: 2048,
+        }
+    }
+
     /// The number of a subscription that has deliveries.
     pub(super) fn find(&self, uid: &Uid) -> Option<usize> {
         self.by_uid.get(uid).copied()
@@ -307,31 +326,21 @@ impl Tables {
         let subscription = &mut self.subscriptions[key];
         let live = subscription.phase.live()?;
         let (tenant, endpoint, number) = (live.tenant, live.endpoint, live.settings.shard.number);
-        if subscription.place == Place::Endpoint {
-            subscription.place = Place::Nowhere;
-            self.endpoints[endpoint].waiters.retain(|&it| it != key);
+        match subscription.place {
+            Place::Endpoint => {
+                subscription.place = Place::Nowhere;
+                self.endpoints[endpoint].waiters.retain(|&it| it != key);
+            }
+            Place::Destination(address) => {
+                subscription.place = Place::Nowhere;
+                self.destinations.leave(address, key);
+            }
+            Place::Nowhere | Place::Lane | Place::Budget => {}
         }
         self.tenants[tenant].leave(number);
         self.leave_tenant(tenant);
         self.endpoints[endpoint].n_users -= 1;
         self.leave_endpoint(endpoint)
-    }
-}
-
-impl Default for Tables {
-    fn default() -> Self {
-        Self {
-            subscriptions: Slab::new(),
-            tenants: Slab::new(),
-            endpoints: Slab::new(),
-            by_uid: HashMap::default(),
-            by_tenant: HashMap::new(),
-            by_origin: HashMap::new(),
-            idle_subscriptions: Memory::new(REMEMBERED),
-            idle_endpoints: Memory::new(REMEMBERED),
-            pauses: HashMap::new(),
-            max_pauses: 2048,
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The core by its commands: what is asked of the driver, in which order, and what never is. Long runs
 //! are the simulation's business.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     id::DeliveryId,
@@ -665,6 +665,196 @@ fn idle_subscriptions_are_remembered_as_they_were() {
 }
 
 #[test]
+fn a_thousand_names_of_one_address_do_not_add_up() {
+    let mut rig = Rig::with(Core::new(4096, u64::MAX));
+    let first = rig.meet(1000, Some(VICTIM));
+    assert_eq!(rig.core.counts(), Counts::default(), "nothing waits");
+    assert_eq!(
+        rig.published(1000),
+        (first..first + 500).collect::<Vec<_>>()
+    );
+    assert_eq!(rig.core.counts().n_destinations, 1);
+    rig.finish_at(VICTIM, first + 7, refused());
+    assert_eq!(rig.started(), [first + 500], "in order");
+    rig.finish_at(VICTIM, first + 8, Verdict::Delivered);
+    rig.finish_at(VICTIM, first + 9, unreachable());
+    assert_eq!(rig.started(), [first + 501, first + 502]);
+
+    let mut open: Vec<u64> = (first..first + 503).collect();
+    while let Some(seq) = open.pop() {
+        if !(first + 7..first + 10).contains(&seq) {
+            rig.finish_at(VICTIM, seq, refused());
+        }
+        let started = rig.started();
+        assert!(started.len() <= 1, "{started:?}");
+        open.extend(started);
+    }
+    assert_eq!(rig.core.counts().n_destinations, 0);
+    let counts = rig.core.counts();
+    assert_eq!((counts.n_in_flight, counts.n_in_memory), (0, 0));
+    assert_eq!(counts.n_waiting, 1, "on disk, for its next attempt");
+}
+
+#[test]
+fn who_takes_what_it_is_sent_passes_by_those_who_do_not() {
+    let mut rig = Rig::with(Core::new(4096, u64::MAX));
+    (rig.endpoint, rig.destination) = ("https://good.example:443".to_owned(), Some(VICTIM));
+    rig.warm(A, 1, 8);
+    let first = rig.meet(600, Some(VICTIM));
+    assert_eq!(rig.published(600).len(), 500);
+    rig.endpoint = "https://good.example:443".to_owned();
+    for seq in 1..=4 {
+        rig.finish_at(VICTIM, seq, Verdict::Delivered);
+        rig.accept(A, 10 + seq);
+    }
+    assert_eq!(rig.started(), [11, 12, 13, 14]);
+
+    // Its name may have been led elsewhere since.
+    for (seq, passes) in [(5, true), (6, true), (7, false)] {
+        rig.finish_at(VICTIM, seq, refused());
+        rig.accept(A, 10 + seq);
+        assert_eq!(rig.started() == [10 + seq], passes, "{seq}");
+    }
+    for seq in first..=first + 100 {
+        rig.finish_at(VICTIM, seq, refused());
+    }
+    let mut expected = vec![17];
+    expected.extend(first + 500..first + 600);
+    assert_eq!(rig.started(), expected, "it has waited with the others");
+}
+
+#[test]
+fn an_attempt_counts_where_its_endpoint_was_when_it_started() {
+    let mut rig = Rig::with(Core::new(16, u64::MAX));
+    let first = rig.meet(4, Some(VICTIM));
+    let moved = "2606:2800::1".parse().unwrap();
+    rig.publish_to(0);
+    rig.accept(A, 1);
+    assert_eq!(rig.started(), [first, 1], "an eighth of all");
+    for number in 1..4 {
+        rig.publish_to(number);
+    }
+    assert_eq!(rig.started(), NONE);
+    rig.finish_at(moved, first, refused());
+    assert_eq!(rig.started(), [first + 1], "its place is another's");
+    rig.publish_to(0);
+    assert_eq!(rig.started(), [first + 4], "and it is elsewhere now");
+    assert_eq!(rig.core.counts().n_destinations, 2);
+    rig.finish_at(moved, 1, refused());
+    assert_eq!(rig.started(), [first + 2], "where it was when it started");
+    // Who waits is called when there is a place where it waits, wherever its endpoint is by then.
+    rig.finish_at(moved, first + 1, refused());
+    assert_eq!(rig.started(), [first + 3]);
+    for seq in first + 2..=first + 4 {
+        rig.finish_at(moved, seq, refused());
+    }
+    rig.commands();
+    assert_eq!(rig.core.counts(), Counts::default());
+}
+
+#[test]
+fn who_may_not_start_when_there_is_a_place_leaves_it_to_the_next() {
+    let mut rig = Rig::with(Core::new(16, u64::MAX));
+    let first = rig.meet(4, Some(VICTIM));
+    assert_eq!(rig.published(4), [first, first + 1]);
+    rig.finish_at(VICTIM, first, refused());
+    (rig.suspended, rig.endpoint) = (true, "https://2.evil.example:443".to_owned());
+    rig.tell(name(2));
+    assert_eq!(rig.started(), [first + 3]);
+}
+
+#[test]
+fn addresses_that_are_not_of_the_public_internet_bound_nobody() {
+    let mut rig = Rig::with(Core::new(4096, u64::MAX));
+    rig.meet(1000, None);
+    assert_eq!(rig.published(1000).len(), 1000);
+    assert_eq!(rig.core.counts().n_destinations, 0);
+}
+
+#[test]
+fn who_ends_or_goes_elsewhere_while_it_waits_for_an_address_takes_no_place_there() {
+    let mut rig = Rig::with(Core::new(8, u64::MAX));
+    let first = rig.meet(5, Some(VICTIM));
+    assert_eq!(rig.published(5), [first]);
+    rig.core.handle_ended(name(1), rig.now);
+    let end = End::DeadLettered(DeadLetterReason::SubscriptionEnded);
+    assert_eq!(rig.commands(), [settle(first + 1, 0, 0, end)]);
+    rig.endpoint = "https://elsewhere.example:443".to_owned();
+    rig.tell(name(2));
+    assert_eq!(rig.started(), [first + 2]);
+    rig.finish_at(VICTIM, first, refused());
+    // It is about to start, and the rest do not wait for it.
+    rig.core.handle_ended(name(3), rig.now);
+    assert_eq!(rig.started(), [first + 4]);
+    rig.finish_at(VICTIM, first + 4, refused());
+    rig.finish_at(VICTIM, first + 2, refused());
+    rig.commands();
+    assert_eq!(rig.core.counts(), Counts::default());
+}
+
+#[test]
+fn a_place_is_not_kept_for_one_whose_endpoint_moves_as_its_turn_comes() {
+    let mut rig = Rig::with(Core::new(8, u64::MAX));
+    let first = rig.meet(3, Some(VICTIM));
+    rig.endpoint = "https://1.evil.example:443".to_owned();
+    rig.warm(B, 50, 1);
+    assert_eq!(rig.published(3), [first]);
+    rig.finish_at(VICTIM, first, refused());
+    rig.finish_at("2606:2800::1".parse().unwrap(), 50, Verdict::Delivered);
+    assert_eq!(rig.started(), [first + 1, first + 2]);
+    assert_eq!(rig.core.counts().n_destinations, 2);
+}
+
+#[test]
+fn who_ends_or_goes_elsewhere_as_its_turn_comes_leaves_it_to_the_next() {
+    for ends in [true, false] {
+        let mut rig = Rig::with(Core::new(1, u64::MAX));
+        rig.accept(A, 1);
+        rig.commands();
+        rig.finish(1, unreachable());
+        rig.core.handle_ended(A, rig.now);
+        rig.accept(name(0), 2);
+        rig.accept(name(1), 3);
+        rig.endpoint = "https://other.example:443".to_owned();
+        rig.accept(B, 4);
+        assert_eq!(rig.started(), [4], "the only permit");
+        rig.advance(Duration::from_secs(5));
+        // The first is about to be the probe.
+        if ends {
+            rig.core.handle_ended(name(0), rig.now);
+        } else {
+            rig.tell(name(0));
+        }
+        rig.finish(4, Verdict::Delivered);
+        if !ends {
+            assert_eq!(rig.started(), [2], "elsewhere");
+            rig.finish(2, Verdict::Delivered);
+        }
+        assert_eq!(rig.started(), [3], "the probe");
+    }
+}
+
+#[test]
+fn what_waits_for_an_address_ends_with_its_time_to_live() {
+    let mut rig = Rig::with(Core::new(8, u64::MAX));
+    let first = rig.meet(2, Some(VICTIM));
+    assert_eq!(rig.published(2), [first]);
+    rig.advance(Duration::from_secs(600));
+    let review = Command::Review {
+        queue: queue(name(1)),
+        delivery: delivery(first + 1),
+    };
+    assert_eq!(rig.commands(), [review]);
+    let over = Some(DeadLetterReason::Ttl);
+    rig.core
+        .handle_reviewed(queue(name(1)), delivery(first + 1), over, rig.now);
+    rig.commands();
+    rig.finish_at(VICTIM, first, refused());
+    rig.commands();
+    assert_eq!(rig.core.counts(), Counts::default());
+}
+
+#[test]
 fn no_attempt_starts_after_stop() {
     let mut rig = Rig::new();
     rig.core.handle_stop();
@@ -674,14 +864,18 @@ fn no_attempt_starts_after_stop() {
 
 const NONE: [u64; 0] = [];
 const ENDPOINT: &str = "https://example.com:443";
+const VICTIM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(93, 184, 215, 14));
 
 /// A core and the time, and how subscriptions are that it asks for.
 struct Rig {
     core: Core,
     now: Timestamp,
     tenant: String,
+    endpoint: String,
+    destination: Option<IpAddr>,
     suspended: bool,
     rate: Option<f64>,
+    n_published: u64,
 }
 
 impl Rig {
@@ -694,15 +888,18 @@ impl Rig {
             core,
             now: T0,
             tenant: "acme".to_owned(),
+            endpoint: ENDPOINT.to_owned(),
+            destination: None,
             suspended: false,
             rate: None,
+            n_published: 0,
         }
     }
 
     fn settings(&self) -> Settings {
         Settings {
             shard: Shard::first(&self.tenant.parse().unwrap()),
-            endpoint: ENDPOINT.into(),
+            endpoint: self.endpoint.as_str().into(),
             policy: Arc::new(Policy::default()),
             max_in_flight: 64,
             max_requests_per_second: self.rate,
@@ -743,6 +940,45 @@ impl Rig {
             self.accept(subscription, seq);
         }
         assert_eq!(self.started().len() as u64, n);
+    }
+
+    /// Lets so many names, each an endpoint with a subscription of its own, be called once and refuse, where they are.
+    /// Returns the next delivery's number.
+    fn meet(&mut self, n_names: u32, destination: Option<IpAddr>) -> u64 {
+        let mut met = self.published(n_names);
+        self.destination = destination;
+        while !met.is_empty() {
+            for seq in met {
+                self.finish(seq, refused());
+            }
+            met = self.started();
+        }
+        self.next_seq()
+    }
+
+    /// What starts after an event for each name.
+    fn published(&mut self, n_names: u32) -> Vec<u64> {
+        for number in 0..n_names {
+            self.publish_to(number);
+        }
+        self.started()
+    }
+
+    fn publish_to(&mut self, number: u32) {
+        self.endpoint = format!("https://{number}.evil.example:443");
+        let seq = self.next_seq();
+        self.n_published += 1;
+        self.accept(name(number), seq);
+    }
+
+    fn next_seq(&self) -> u64 {
+        10_000 + self.n_published
+    }
+
+    /// As [`Rig::finish`], for one who was called there.
+    fn finish_at(&mut self, address: IpAddr, seq: u64, verdict: Verdict) {
+        self.destination = Some(address);
+        self.finish(seq, verdict);
     }
 
     fn tell(&mut self, subscription: Uid) {
@@ -792,6 +1028,7 @@ impl Rig {
             status,
             attempted: true,
             duration: Duration::from_millis(5),
+            destination: self.destination,
             accept_time: T0,
             expiry: None,
             jitter: Jitter::NONE,
@@ -837,6 +1074,13 @@ fn queue(subscription: Uid) -> QueueId {
     }
 }
 
+/// The subscription to a name.
+fn name(number: u32) -> Uid {
+    let mut uid = [9; 16];
+    uid[..4].copy_from_slice(&number.to_le_bytes());
+    uid
+}
+
 fn delivery(seq: u64) -> DeliveryId {
     DeliveryId { seq, target: 0 }
 }
@@ -856,6 +1100,10 @@ fn waiting(seq: u64, progress: Progress) -> Waiting {
 
 fn status(_code: u16) -> Verdict {
     failure(FailureKind::Status, None)
+}
+
+fn refused() -> Verdict {
+    Verdict::Reject(DeadLetterReason::NonRetryable)
 }
 
 fn unreachable() -> Verdict {

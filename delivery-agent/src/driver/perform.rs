@@ -154,6 +154,7 @@ fn refused(attempt: Attempt, reason: DeadLetterReason, now: Timestamp) -> Finish
         status: None,
         attempted: false,
         duration: Duration::ZERO,
+        destination: None,
         accept_time: now,
         expiry: None,
         jitter: Jitter::NONE,

@@ -58,6 +58,7 @@ impl Courier {
                 // It says nothing about a receiver.
                 attempted: false,
                 duration: Duration::ZERO,
+                destination: None,
                 accept_time: self.ingest.clock.now(),
                 expiry: None,
                 jitter: Jitter::NONE,

@@ -437,9 +437,16 @@ async fn other_answers_are_classified() {
         let exchange = post(&egress(), &receiver, "/").await;
         assert_eq!(error(&exchange), expected, "{answer:?}: {exchange:?}");
     }
-    let nobody = format!("http://{}/", free_address().await);
-    let refused = egress().post(request_to(&nobody)).await;
+    let nobody = free_address().await;
+    let refused = egress()
+        .post(request_to(&format!("http://{nobody}/")))
+        .await;
     assert_eq!(error(&refused), TransportError::Connect);
+    assert_eq!(refused.address, Some(nobody), "it was called all the same");
+    assert_eq!(
+        refused.destination, None,
+        "it is not of the public internet"
+    );
 }
 
 #[tokio::test]

@@ -121,6 +121,30 @@ fn loopback_is_open_only_to_those_who_ask_and_nothing_else_is() {
     }
 }
 
+#[test]
+fn a_destination_is_an_address_of_the_public_internet_however_it_is_called() {
+    let policy = Policy {
+        allow: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+        nat64_prefixes: vec!["64:ff9b::".parse().unwrap()],
+        allow_loopback: true,
+        ..Policy::default()
+    };
+    for (address, expected) in [
+        ("93.184.215.14", Some("93.184.215.14")),
+        ("2606:2800::1", Some("2606:2800::1")),
+        ("64:ff9b::5db8:d70e", Some("93.184.215.14")),
+        ("64:ff9b::a00:1", None),
+        ("10.0.0.1", None),
+        ("fd00::1", None),
+        ("127.0.0.1", None),
+        ("::1", None),
+    ] {
+        let destination = policy.destination(address.parse().unwrap());
+        let expected = expected.map(|it| it.parse().unwrap());
+        assert_eq!(destination, expected, "{address}");
+    }
+}
+
 /// Addresses come and go while the process runs.
 #[tokio::test]
 async fn this_machines_addresses_are_refused_as_they_change() {

@@ -9,12 +9,17 @@ use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr},
     process::Command,
+    sync::atomic::{AtomicU8, Ordering},
     thread,
 };
 
 use nix::sched::{CloneFlags, setns};
+use tokio::net::TcpListener;
 
-use crate::harness::receiver::Receiver;
+use super::receiver::Receiver;
+
+/// Networks of one run of the tests.
+static N_NETWORKS: AtomicU8 = AtomicU8::new(0);
 
 /// A bridge and the hosts on it.
 pub struct Network {
@@ -32,10 +37,11 @@ impl Network {
     /// `None`, with a word about it, where this machine does not permit one.
     pub fn new(hosts: &[&str]) -> Option<Self> {
         let pid = std::process::id();
+        let number = N_NETWORKS.fetch_add(1, Ordering::Relaxed);
         let hosts = hosts.iter().zip(2..);
         let network = Self {
-            prefix: format!("hf{pid}"),
-            subnet: u8::try_from(pid % 250).unwrap(),
+            prefix: format!("hf{pid}n{number}"),
+            subnet: u8::try_from((pid + 125 * u32::from(number)) % 250).unwrap(),
             hosts: hosts.map(|(it, place)| ((*it).to_owned(), place)).collect(),
             receiving: RefCell::default(),
         };
@@ -104,13 +110,27 @@ impl Network {
             return;
         }
         receiving.push(host.to_owned());
-        let (space, address) = (self.space(host), receiver.address);
+        receiver.serve(self.listen(host, receiver.address));
+    }
+
+    /// Listens on a host.
+    pub fn listen(&self, host: &str, address: SocketAddr) -> TcpListener {
+        let space = self.space(host);
         // A socket stays in the network in which its thread was when it made it.
-        let listener = thread::spawn(move || listen(&space, address))
-            .join()
-            .unwrap();
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        receiver.serve(listener);
+        let listener = thread::spawn(move || listen(&space, address));
+        TcpListener::from_std(listener.join().unwrap()).unwrap()
+    }
+
+    /// Gives a host one more address, at which it is in reach from where the test is.
+    pub fn add_address(&self, host: &str, address: Ipv4Addr) {
+        let (space, gateway) = (self.space(host), self.host(host));
+        ip(&format!("-n {space} addr add {address}/32 dev eth0")).unwrap();
+        // It goes with the bridge.
+        let bridge = &self.prefix;
+        ip(&format!(
+            "route add {address}/32 via {gateway} dev {bridge}"
+        ))
+        .unwrap();
     }
 
     /// Packets between two hosts vanish, in both directions.
