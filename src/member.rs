@@ -55,6 +55,7 @@ impl Member {
             ca_files: delivery.ca_files.clone(),
             resolvers: delivery.name_servers.clone(),
         })?;
+        let tracing = spans::tracing(delivery, &self.identity.agent_id)?;
         let drain_timeout = Duration::from_secs(delivery.drain_seconds);
         let config = Config {
             dialer: self.dialer,
@@ -75,7 +76,7 @@ impl Member {
             leave_timeout: self.leaves.then_some(drain_timeout),
             stream_lifetime: Duration::from_secs(delivery.stream_seconds),
             limiter: limiter.clone(),
-            tracing: spans::tracing(delivery)?,
+            tracing,
             memory,
         };
         // Recovery reads the disk for as long as it takes.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hookfleet_contract::{time::Timestamp, trace::Sampling};
+use hookfleet_contract::{name::AgentId, time::Timestamp, trace::Sampling};
 use hookfleet_delivery_agent::spans::{Label, Sink, Span, Tracing};
 use opentelemetry::{
     InstrumentationScope, KeyValue,
@@ -47,7 +47,7 @@ struct Noted {
 ///
 /// # Errors
 /// The address of the collector is none.
-pub(crate) fn tracing(config: &Delivery) -> anyhow::Result<Tracing> {
+pub(crate) fn tracing(config: &Delivery, agent_id: &AgentId) -> anyhow::Result<Tracing> {
     if config.otlp_endpoint.is_empty() {
         return Ok(Tracing::default());
     }
@@ -60,7 +60,10 @@ pub(crate) fn tracing(config: &Delivery) -> anyhow::Result<Tracing> {
         is_failing: AtomicBool::new(false),
     };
     let mut processor = BatchSpanProcessor::builder(exporter).build();
-    let resource = Resource::builder().with_service_name("hookfleet").build();
+    let resource = Resource::builder()
+        .with_service_name("hookfleet")
+        .with_attribute(KeyValue::new("service.instance.id", agent_id.to_string()))
+        .build();
     processor.set_resource(&resource);
     let scope = InstrumentationScope::builder("hookfleet")
         .with_version(env!("CARGO_PKG_VERSION"))
@@ -104,6 +107,12 @@ impl Sink for Collector {
             instrumentation_scope: self.scope.clone(),
         });
     }
+
+    fn close(&self) {
+        if let Err(error) = self.processor.shutdown_with_timeout(PATIENCE) {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
+    }
 }
 
 impl Export for Noted {
@@ -124,14 +133,6 @@ impl Export for Noted {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        if let Err(error) = self.processor.shutdown_with_timeout(PATIENCE) {
-            tracing::warn!(%error, "the last spans were not sent");
-        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! the publisher's span ─▶ accepted ─▶ an attempt ─▶ the receiver's span
 //! ```
 //!
-//! **Invariant:** whatever agent asks, an event has the same trace, the same span of its acceptance and the same word on
-//! whether it is recorded, without anything being stored or sent for that.
+//! **Invariant:** whatever agent asks, an event has the same trace, the same span of its acceptance and, with the same
+//! sampling, the same word on whether it is recorded, without anything being stored or sent for that.
 
 use crate::{event::Event, id::WebhookId};
 

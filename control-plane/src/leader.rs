@@ -3,13 +3,18 @@
 //! **Invariant:** what is written under [`Leadership::guard`] is written only if the key still is the one that this
 //! control plane put there: a leader that was paused, cut off or replaced changes nothing any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use hookfleet_contract::time::Timestamp;
-use opentelemetry::metrics::UpDownCounter;
 
 use crate::{
-    keys, metrics,
+    keys,
     store::{Error, LeaseId, Outcome, Revision, Store, Txn},
 };
 
@@ -25,8 +30,8 @@ pub(crate) struct Leadership {
     /// Who this is, for people.
     id: String,
     held: Option<Held>,
-    /// For operators.
-    leads: UpDownCounter<i64>,
+    /// For operators: until when this control plane places slots, if it is not heard of again.
+    until: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +50,13 @@ impl Leadership {
             store,
             id,
             held: None,
-            leads: metrics::leads(),
+            until: Arc::default(),
         }
+    }
+
+    /// Until when this control plane places slots, by the clock of [`Self::keep`], in milliseconds; 0 if it does not.
+    pub(crate) fn until(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.until)
     }
 
     /// Takes the right if nobody has it, and keeps it. Whether this control plane has it now; `is_free` says whether
@@ -59,6 +69,7 @@ impl Leadership {
             Some(held) if now.since(held.renewed) < PERIOD => Ok(true),
             Some(held) => match self.store.keep_alive(held.lease).await {
                 Ok(_) => {
+                    self.until.store((now + LIFE).0, Ordering::Relaxed);
                     self.held = Some(Held {
                         renewed: now,
                         ..held
@@ -85,7 +96,7 @@ impl Leadership {
     /// The right is somebody else's by now.
     pub(crate) fn lose(&mut self) {
         if self.held.take().is_some() {
-            self.leads.add(-1, &[]);
+            self.until.store(0, Ordering::Relaxed);
             tracing::warn!(id = self.id, "another control plane places slots now");
         }
     }
@@ -93,7 +104,7 @@ impl Leadership {
     /// Gives the right to whoever is next, at once.
     pub(crate) async fn resign(mut self) {
         if let Some(held) = self.held.take() {
-            self.leads.add(-1, &[]);
+            self.until.store(0, Ordering::Relaxed);
             if let Err(error) = self.store.revoke(held.lease).await {
                 tracing::debug!(%error, "could not resign; the lease ends by itself");
             }
@@ -108,7 +119,7 @@ impl Leadership {
         match self.store.commit(txn).await {
             Ok(Outcome::Committed(revision)) => {
                 tracing::info!(id = self.id, "places slots from now on");
-                self.leads.add(1, &[]);
+                self.until.store((now + LIFE).0, Ordering::Relaxed);
                 self.held = Some(Held {
                     lease,
                     revision,
@@ -138,6 +149,8 @@ mod tests {
         let leader = |id: &str| Leadership::new(Arc::clone(&store), id.to_owned());
         let (mut a, mut b) = (leader("a"), leader("b"));
         assert!(a.keep(true, Timestamp(0)).await.unwrap());
+        let until = |it: &Leadership| it.until().load(Ordering::Relaxed);
+        assert_eq!((until(&a), until(&b)), (10_000, 0), "for operators");
         // It looked free, and was not.
         assert!(!b.keep(true, Timestamp(0)).await.unwrap());
         assert!(b.guard(Txn::new()).is_none());
@@ -146,7 +159,9 @@ mod tests {
         let committed = store.commit(write(&a)).await.unwrap();
         assert!(matches!(committed, Outcome::Committed(_)));
 
+        let told = a.until();
         a.resign().await;
+        assert_eq!(told.load(Ordering::Relaxed), 0);
         assert!(b.keep(true, Timestamp(1)).await.unwrap());
         assert_eq!(store.commit(deposed).await.unwrap(), Outcome::Conflict);
     }
@@ -160,7 +175,9 @@ mod tests {
         assert!(a.keep(true, Timestamp(0)).await.unwrap());
         store.revoke(a.held.unwrap().lease).await.unwrap();
         assert!(a.keep(true, Timestamp(2999)).await.unwrap());
+        assert_eq!(a.until().load(Ordering::Relaxed), 10_000);
         assert!(!a.keep(false, Timestamp(3000)).await.unwrap());
+        assert_eq!(a.until().load(Ordering::Relaxed), 0);
         assert!(a.keep(true, Timestamp(3001)).await.unwrap());
     }
 }

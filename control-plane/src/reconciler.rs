@@ -16,6 +16,7 @@ use crate::{
     cache::Contents,
     keys,
     leader::Leadership,
+    metrics,
     placement::{self, Absences, Arrivals, Member, Policy, Problem, Ramp, Zones},
     store::{Error, Outcome, Revision, Txn},
 };
@@ -51,6 +52,7 @@ pub(crate) async fn run(
 ) {
     let mut progress = api.cache.progress();
     let mut leadership = Leadership::new(Arc::clone(&api.store), id);
+    metrics::observe_leader(&api, leadership.until());
     let mut watched = Watched {
         absences: Absences::new(hold),
         arrivals: Arrivals::new(ramp),

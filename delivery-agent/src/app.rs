@@ -31,6 +31,7 @@ use crate::{
         handover::{HandOver, Handed, Lot},
         parking::Parked,
     },
+    spans::Tracing,
     sync::{
         client::{self, Client},
         saver::Saver,
@@ -88,6 +89,7 @@ pub struct Agent {
     handovers: (mpsc::UnboundedReceiver<Lot>, mpsc::UnboundedSender<Handed>),
     journal: Journal,
     history: History,
+    tracing: Tracing,
     clock: Clock,
     stages: Stages,
     fatal: CancellationToken,
@@ -182,7 +184,7 @@ impl Agent {
                     journal: journal.clone(),
                     egress: config.egress,
                     clock,
-                    tracing: config.tracing,
+                    tracing: config.tracing.clone(),
                 },
                 courier: Courier {
                     ingest: ingest.clone(),
@@ -271,6 +273,7 @@ impl Agent {
             handovers: (lots, handed_sender),
             journal,
             history,
+            tracing: config.tracing,
             clock,
             stages,
             fatal,
@@ -330,6 +333,7 @@ impl Agent {
             handovers: (lots, handed),
             journal,
             history,
+            tracing,
             clock,
             stages,
             fatal,
@@ -379,6 +383,7 @@ impl Agent {
         }
         history.flush().await;
         journal.close().await;
+        tracing.close().await;
         Ok(())
     }
 }

@@ -5,17 +5,18 @@
 
 use std::time::Duration;
 
+use hookfleet_gateway::metrics::{gauge, meter};
 use hookfleet_proto::v1::{self, FailureKind};
 use opentelemetry::{
-    KeyValue, global,
-    metrics::{Counter, Histogram, Meter},
+    KeyValue,
+    metrics::{Counter, Histogram},
 };
 
 use crate::{
     core::Counts,
     driver::Handle,
     history::History,
-    journal::{self, Journal, Standing},
+    journal::{self, Journal, Origin, Standing, StoredEvent},
 };
 
 /// In seconds: from receivers next door to the longest timeout.
@@ -47,12 +48,12 @@ impl Metrics {
         Self {
             events: meter
                 .u64_counter("hookfleet.events")
-                .with_description("Events that were made durable here, without those that wait for another agent.")
+                .with_description("Events that were published and are durable here.")
                 .build(),
             attempts: meter
                 .f64_histogram("hookfleet.attempt.duration")
                 .with_unit("s")
-                .with_description("Attempts until the head of the answer, or the failure.")
+                .with_description("Attempts, with what is read of the answer; those that fail at once because a target is not allowed take a tenth of a second.")
                 .with_boundaries(ATTEMPT_BOUNDARIES.to_vec())
                 .build(),
             deliveries: meter
@@ -69,8 +70,10 @@ impl Metrics {
     }
 
     /// An event is durable.
-    pub(crate) fn accepted(&self) {
-        self.events.add(1, &[]);
+    pub(crate) fn accepted(&self, event: &StoredEvent) {
+        if event.origin == Origin::Published {
+            self.events.add(1, &[]);
+        }
     }
 
     /// An attempt was made.
@@ -88,9 +91,9 @@ impl Metrics {
     /// A delivery is over, so long after its event was accepted.
     pub(crate) fn settled(&self, standing: Standing, age: Option<Duration>) {
         let (state, reason) = match standing {
-            Standing::Deferred { .. } => return,
+            // The next agent counts it when it is over.
+            Standing::Deferred { .. } | Standing::HandedOver => return,
             Standing::Succeeded => ("SUCCEEDED", NONE),
-            Standing::HandedOver => ("HANDED_OVER", NONE),
             Standing::DeadLettered(reason) => ("DEAD_LETTERED", reason.as_str_name()),
         };
         let labels = [
@@ -168,6 +171,12 @@ pub(crate) fn observe(driver: &Handle, journal: &Journal, history: &History) {
         "What the disk of the journal has left.",
         |it| it.free_bytes,
     );
+    of_journal(
+        "hookfleet.disk.free.bound",
+        "By",
+        "With less left, no event is taken.",
+        |it| it.min_free_bytes,
+    );
     let (backlog, healthy) = (history.clone(), history.clone());
     gauge(
         "hookfleet.history.backlog",
@@ -181,22 +190,4 @@ pub(crate) fn observe(driver: &Handle, journal: &Journal, history: &History) {
         "0 while the history cannot be written and has a gap.",
         move || u64::from(healthy.is_healthy()),
     );
-}
-
-fn gauge(
-    name: &'static str,
-    unit: &'static str,
-    description: &'static str,
-    get: impl Fn() -> u64 + Send + Sync + 'static,
-) {
-    let _kept_by_the_meter = meter()
-        .u64_observable_gauge(name)
-        .with_unit(unit)
-        .with_description(description)
-        .with_callback(move |it| it.observe(get(), &[]))
-        .build();
-}
-
-fn meter() -> Meter {
-    global::meter("hookfleet")
 }

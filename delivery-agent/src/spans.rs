@@ -1,7 +1,7 @@
 //! What is told of an event's way: a span for its acceptance and one for each attempt, in the trace that its publisher began
 //! or in one of its own. Where spans go is not known here.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use hookfleet_contract::{
     event::Event,
@@ -10,6 +10,7 @@ use hookfleet_contract::{
     trace::{Sampling, SpanId, Trace, proper},
 };
 use hookfleet_proto::v1;
+use tokio::task::spawn_blocking;
 
 use crate::journal::{Origin, StoredEvent};
 
@@ -49,6 +50,9 @@ pub enum Label {
 pub trait Sink: fmt::Debug + Send + Sync {
     /// Something is over.
     fn ended(&self, span: Span);
+
+    /// Sends what is on its way; nothing is taken any more. Blocks for a moment.
+    fn close(&self);
 }
 
 /// What is told, and to whom.
@@ -60,15 +64,34 @@ pub struct Tracing {
     pub sampling: Sampling,
 }
 
+/// What an attempt is to its receiver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    /// Its event's trace.
+    pub(crate) trace: Trace,
+    /// Names it there.
+    pub(crate) span_id: SpanId,
+}
+
 // === impl Tracing ===
 
 impl Tracing {
+    /// Sends what is on its way.
+    pub(crate) async fn close(self) {
+        if let Some(sink) = self.sink {
+            let closed = spawn_blocking(move || sink.close()).await;
+            if let Err(panic) = closed {
+                tracing::error!(%panic, "the last spans were not sent");
+            }
+        }
+    }
+
     /// The trace of an event.
     pub(crate) fn of(&self, event: &Event, stored: &StoredEvent) -> Trace {
         Trace::of(event, stored.webhook_id, self.sampling)
     }
 
-    /// An event was published and is durable now.
+    /// An event was published, is durable, and its deliveries begin.
     pub(crate) fn accepted(&self, stored: &StoredEvent, now: Timestamp) {
         let Some(sink) = self
             .sink
@@ -106,16 +129,17 @@ impl Tracing {
         }
     }
 
-    /// An attempt is over that was said to the receiver to be this span.
+    /// An attempt is over that took so long.
     pub(crate) fn attempted(
         &self,
-        (trace, span_id): (Trace, SpanId),
+        said: Said,
         stored: &StoredEvent,
         delivery: DeliveryId,
         subscription: &str,
         attempt: &v1::Attempt,
-        (start, end): (Timestamp, Timestamp),
+        duration: Duration,
     ) {
+        let Said { trace, span_id } = said;
         let Some(sink) = self.sink.as_ref().filter(|_| trace.is_sampled()) else {
             return;
         };
@@ -133,6 +157,7 @@ impl Tracing {
             let status = Label::Number(attempt.status_code.into());
             labels.push(("http.response.status_code", status));
         }
+        let start = attempt.start_time.map_or(Timestamp(0), Timestamp::from);
         sink.ended(Span {
             trace,
             id: proper(span_id),
@@ -140,7 +165,7 @@ impl Tracing {
             name: "callback",
             is_call: true,
             start,
-            end,
+            end: start + duration,
             labels,
             failure: (!is_delivered).then(|| attempt.failure().as_str_name()),
         });

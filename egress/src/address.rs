@@ -133,13 +133,18 @@ impl Policy {
     }
 
     /// The address of the public internet that is called with this one: itself, or the one behind our own NAT64. None for
-    /// what only an operator can allow, which is the operator's own.
+    /// what only an operator can allow, which is the operator's own. Whoever has one address of IPv6 has all 2^64 of its
+    /// network, so they are one.
     pub(crate) fn destination(&self, address: IpAddr) -> Option<IpAddr> {
         let called = match address {
             IpAddr::V6(v6) => self.carried(v6).map_or(address, IpAddr::V4),
             IpAddr::V4(_) => address,
         };
-        Self::default().check(called).is_ok().then_some(called)
+        Self::default().check(called).ok()?;
+        Some(match called {
+            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+            IpAddr::V4(_) => called,
+        })
     }
 
     /// Why an address may not be called.

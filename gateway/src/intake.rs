@@ -1,8 +1,9 @@
 //! How much of all requests together may be in memory while they arrive. A request that finds no
 //! room is refused with advice, and one that comes too slowly makes room; those that stream are bounded by whoever reads them.
 //!
-//! A request takes the room for all of it once it has said how much that is. So under an overload a few come through whole,
-//! and the others are refused at their first bytes, where a little of each would fill the room and none come through.
+//! A request takes room ahead of what arrives, up to what it says it has. So under an overload a few come through whole,
+//! and the others are refused at their first bytes, where a little of each would fill the room and none come through. How far
+//! ahead goes by what has arrived: whoever only says much holds little.
 //!
 //! **Invariant:** what is held is given back when the request has been read, or is gone.
 
@@ -24,8 +25,7 @@ use prost_reflect::DescriptorPool;
 use tonic::Status;
 
 use crate::{
-    auth::layer::is_grpc,
-    body,
+    auth::{layer::is_grpc, ownership::MAX_MESSAGE_BYTES},
     limits::{memory::Memory, patience::BodyPace},
     status::ApiError,
 };
@@ -36,8 +36,10 @@ const MAX_BYTES: usize = 128 << 20;
 const PAUSE: Duration = Duration::from_millis(250);
 /// The flag and the length before a message of gRPC.
 const HEAD_BYTES: usize = 5;
+/// A request may take so many times the room of what has arrived.
+const AHEAD: usize = 4;
 /// Who says more is refused by whoever reads it, with better reason.
-const MAX_SAID: usize = body::MAX_BYTES + HEAD_BYTES;
+const MAX_SAID: usize = MAX_MESSAGE_BYTES + HEAD_BYTES;
 
 /// The room for requests; cheap to clone.
 #[derive(Clone, Debug)]
@@ -113,7 +115,8 @@ impl Metered {
         }
         self.n_read += data.len();
         let said = self.said.filter(|&it| it <= MAX_SAID).unwrap_or(0);
-        let more = self.n_read.max(said).saturating_sub(self.held);
+        let ahead = said.min(AHEAD.saturating_mul(self.n_read));
+        let more = self.n_read.max(ahead).saturating_sub(self.held);
         let before = self.used.fetch_add(more, Ordering::Relaxed);
         let has_room = more == 0 || before + more <= self.max;
         if has_room {
@@ -209,34 +212,51 @@ mod tests {
         assert_eq!(intake.used.load(Ordering::Relaxed), 1);
     }
 
+    /// A call that says it has so many bytes, of which so many arrive.
+    fn begun(intake: &Intake, said: usize, n_bytes: usize) -> http::Request<Body> {
+        let mut first = vec![0];
+        first.extend(u32::try_from(said - HEAD_BYTES).unwrap().to_be_bytes());
+        first.resize(n_bytes, 0);
+        let frames = tokio_stream::iter([Ok::<_, BoxError>(Bytes::from(first))]);
+        let path = "/hookfleet.v1.PublisherService/Publish";
+        let request = http::Request::post(path).header("content-type", "application/grpc");
+        intake.meter(request.body(Body::from_stream(frames)).unwrap())
+    }
+
     #[tokio::test]
     async fn what_is_said_to_come_has_its_room_and_what_has_none_is_refused_at_its_first_bytes() {
+        const SAID: usize = 8 << 20;
         let intake = Intake::new(descriptors::pool(), Memory::default());
-        let (length, n_fit) = (body::MAX_BYTES - HEAD_BYTES, MAX_BYTES / body::MAX_BYTES);
-        let first = |length: usize| {
-            let head = [&[0], &u32::try_from(length).unwrap().to_be_bytes()[..]].concat();
-            let frames = tokio_stream::iter([Ok::<_, BoxError>(Bytes::from(head))]);
-            let path = "/hookfleet.v1.PublisherService/Publish";
-            let request = http::Request::post(path).header("content-type", "application/grpc");
-            intake.meter(request.body(Body::from_stream(frames)).unwrap())
-        };
         let mut taken = Vec::new();
-        for _ in 0..n_fit {
-            let mut request = first(length);
+        for _ in 0..MAX_BYTES / SAID {
+            let mut request = begun(&intake, SAID, SAID / AHEAD);
             request.body_mut().frame().await.unwrap().unwrap();
             taken.push(request);
         }
-        let mut refused = first(length);
+        let mut refused = begun(&intake, SAID, HEAD_BYTES);
         refused.body_mut().frame().await.unwrap().unwrap_err();
         let used = intake.used.load(Ordering::Relaxed);
         assert_eq!(used, MAX_BYTES, "who is refused holds none");
 
         // That it may not have so much is for others to say.
         taken.pop();
-        let mut absurd = first(usize::try_from(u32::MAX).unwrap());
+        let mut absurd = begun(&intake, usize::try_from(u32::MAX).unwrap(), HEAD_BYTES);
         absurd.body_mut().frame().await.unwrap().unwrap();
         drop((taken, refused, absurd));
         assert_eq!(intake.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_only_says_much_holds_little() {
+        let intake = Intake::new(descriptors::pool(), Memory::default());
+        let mut stalled = Vec::new();
+        for _ in 0..1000 {
+            let mut request = begun(&intake, 8 << 20, HEAD_BYTES);
+            request.body_mut().frame().await.unwrap().unwrap();
+            stalled.push(request);
+        }
+        let used = intake.used.load(Ordering::Relaxed);
+        assert_eq!(used, 1000 * AHEAD * HEAD_BYTES);
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! How many calls of each method there are, how they end and how long they take, in whatever dialect they come.
+//! How many calls of each method there are, how they end and how long they take, in whatever dialect they come; and what
+//! is answered to all requests, with those that come to no method because they are refused before.
 //!
 //! No label names a tenant or who calls: there may be a million of them.
 
@@ -12,13 +13,16 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use opentelemetry::{KeyValue, Value, global, metrics::Histogram};
+use opentelemetry::{
+    KeyValue, Value, global,
+    metrics::{Counter, Histogram, Meter},
+};
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::{
     auth::{
-        layer::{refusal, with_caller},
+        layer::{is_grpc, refusal, with_caller},
         methods::Methods,
         principal::{Principal, Reach},
     },
@@ -38,6 +42,39 @@ const OTHER: &str = "other";
 const BOUNDARIES: [f64; 11] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0,
 ];
+
+/// Where everything in this process is measured.
+#[must_use]
+pub fn meter() -> Meter {
+    global::meter("hookfleet")
+}
+
+/// Tells of what is there, whenever somebody looks.
+pub fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    description: &'static str,
+    get: impl Fn() -> u64 + Send + Sync + 'static,
+) {
+    let _kept_by_the_meter = meter()
+        .u64_observable_gauge(name)
+        .with_unit(unit)
+        .with_description(description)
+        .with_callback(move |it| it.observe(get(), &[]))
+        .build();
+}
+
+/// A call that goes on. One that its caller gives up is over, too.
+struct Call<'a> {
+    calls: &'a Calls,
+    method: Value,
+    begin: Instant,
+    code: Code,
+}
+
+/// Counts answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Answers(Counter<u64>);
 
 /// Measures calls.
 #[derive(Clone, Debug)]
@@ -61,14 +98,41 @@ impl fmt::Debug for Exposition {
     }
 }
 
+// === impl Answers ===
+
+impl Answers {
+    pub(crate) fn new() -> Self {
+        let answers = meter()
+            .u64_counter("hookfleet.answers")
+            .with_description("Answers to all requests, by the code of gRPC or the status of HTTP.")
+            .build();
+        Self(answers)
+    }
+}
+
+// === impl Call ===
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let labels = [
+            KeyValue::new("method", self.method.clone()),
+            KeyValue::new("code", name(self.code)),
+        ];
+        let duration = self.begin.elapsed().as_secs_f64();
+        self.calls.duration.record(duration, &labels);
+    }
+}
+
 // === impl Calls ===
 
 impl Calls {
     pub(crate) fn new(methods: Arc<Methods>) -> Self {
-        let duration = global::meter("hookfleet")
+        let duration = meter()
             .f64_histogram("hookfleet.request.duration")
             .with_unit("s")
-            .with_description("Calls of the API until their answers begin, in all dialects.")
+            .with_description(
+                "Calls that come to a method, until their answers begin, in all dialects.",
+            )
             .with_boundaries(BOUNDARIES.to_vec())
             .build();
         Self { methods, duration }
@@ -95,15 +159,30 @@ pub(crate) async fn measure(State(calls): State<Calls>, request: Request, next: 
         Some(_) => path.trim_start_matches('/').to_owned().into(),
         None => OTHER.into(),
     };
-    let begin = Instant::now();
+    let mut call = Call {
+        calls: &calls,
+        method,
+        begin: Instant::now(),
+        code: Code::Cancelled,
+    };
     let response = next.run(request).await;
-    let labels = [
-        KeyValue::new("method", method),
-        KeyValue::new("code", name(code(&response))),
-    ];
-    calls
-        .duration
-        .record(begin.elapsed().as_secs_f64(), &labels);
+    call.code = code(&response);
+    response
+}
+
+/// Counts an answer, whoever gives it.
+pub(crate) async fn count(
+    State(answers): State<Answers>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_grpc = is_grpc(request.headers());
+    let response = next.run(request).await;
+    let code: Value = match is_grpc {
+        true => name(code(&response)).into(),
+        false => i64::from(response.status().as_u16()).into(),
+    };
+    answers.0.add(1, &[KeyValue::new("code", code)]);
     response
 }
 

@@ -35,7 +35,7 @@ use crate::{
     facade::Facade,
     intake::Intake,
     limits::{self, layer::Gate, limiter::Limiter, memory::Memory},
-    metrics::{self, Calls, Exposition},
+    metrics::{self, Answers, Calls, Exposition},
     openapi,
     readiness::Readiness,
     status::ApiError,
@@ -234,10 +234,9 @@ impl Services {
         };
         let measured = measured.layer(limit.clone()).layer(authenticate.clone());
         let api = api.layer(web).layer(meter).layer(limit).layer(authenticate);
-        Ok(probes
-            .merge(measured)
-            .merge(verifications)
-            .merge(api.layer(origin)))
+        let count = from_fn_with_state(Answers::new(), metrics::count);
+        let api = measured.merge(api.layer(count)).layer(origin);
+        Ok(probes.merge(verifications).merge(api))
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use hookfleet_proto::v1::{Subscription, publish_result};
+use tokio::time::timeout;
 use tonic::{Code, Status, transport::Channel};
 
 use super::engine::{LARGE_EVENTS, publish_until_accepted};
@@ -15,6 +16,7 @@ use crate::harness::{
     api::{create_tenant, event, publish, retries, subscribe_in_force, to},
     disk::Disk,
     eventually,
+    http::Http,
     process::{Process, standalone},
     receiver::Receiver,
     shim::Shim,
@@ -81,7 +83,7 @@ async fn a_stuck_disk_makes_publishers_wait_and_no_memory_grow() {
     eventually("refusals", PATIENCE, || async {
         // One that is taken would wait for the disk as long as that takes.
         let publishing = publish(&channel, "acme", vec![refused.clone()]);
-        let answer = tokio::time::timeout(Duration::from_millis(500), publishing).await;
+        let answer = timeout(Duration::from_millis(500), publishing).await;
         match answer {
             Ok(Err(status)) if status.code() == Code::ResourceExhausted => Ok(()),
             other => Err(format!("{other:?}")),
@@ -90,6 +92,16 @@ async fn a_stuck_disk_makes_publishers_wait_and_no_memory_grow() {
     .await;
     assert!(receiver.received().is_empty(), "nothing is durable");
     assert!(!calls.iter().any(tokio::task::JoinHandle::is_finished));
+    // A publisher that does not wait for ever is seen, too.
+    let waits = publish(&channel, "acme", vec![event("small", "a.b", "{}")]);
+    assert!(timeout(Duration::from_millis(500), waits).await.is_err());
+    eventually("a call that was given up", PATIENCE, || async {
+        let measured = Http::to(server.address).get("/metrics").await;
+        let text = String::from_utf8(measured.body.to_vec()).unwrap();
+        let given_up = "duration_seconds_count{code=\"CANCELLED\",method=\"hookfleet.v1.PublisherService/Publish\"}";
+        text.contains(given_up).then_some(()).ok_or(text)
+    })
+    .await;
 
     shim.stall_syncs(Duration::ZERO);
     for call in calls {

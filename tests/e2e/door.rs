@@ -142,11 +142,17 @@ async fn nobody_gets_in_without_a_key_and_a_tenant_sees_its_own_only() {
         let bearer = format!("Bearer {key}");
         let headers = [("authorization", bearer.as_str())];
         let answer = http.call(Method::GET, "/metrics", &headers, Bytes::new());
-        answer.await.status.as_u16()
+        answer.await
     };
-    assert_eq!(metrics(&key).await, 403);
+    assert_eq!(metrics(&key).await.status, 403);
     let operator = std::fs::read_to_string(&first_key).unwrap();
-    assert_eq!(metrics(operator.trim()).await, 200);
+    let measured = metrics(operator.trim()).await;
+    let text = String::from_utf8(measured.body.to_vec()).unwrap();
+    // Those who were not let in are counted.
+    for code in ["401", "UNAUTHENTICATED"] {
+        let answers = format!("hookfleet_answers_total{{code=\"{code}\"}}");
+        assert!(text.contains(&answers), "{text}");
+    }
 
     // The tenant is the key's, wherever the path says none.
     let receiver = Receiver::start().await;

@@ -96,11 +96,14 @@ async fn whoever_invents_methods_makes_no_new_series() {
     let server = standalone(dir.path());
     let http = Http::to(server.address);
     for number in 0..50 {
-        let path = format!("/hookfleet.v1.Invented{number}/Call");
-        for dialect in ["grpc", "grpc-web", "json"] {
-            let content_type = format!("application/{dialect}");
-            http.post(&path, &[("content-type", &content_type)], "")
-                .await;
+        let service = format!("/hookfleet.v1.Invented{number}/Publish");
+        let method = format!("/hookfleet.v1.PublisherService/Invented{number}");
+        for path in [service, method] {
+            for dialect in ["grpc", "grpc-web", "json"] {
+                let content_type = format!("application/{dialect}");
+                http.post(&path, &[("content-type", &content_type)], "")
+                    .await;
+            }
         }
     }
     let series = scrape(&server).await;

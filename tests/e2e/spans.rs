@@ -62,15 +62,18 @@ impl Collector {
     /// The spans of a trace, once there are so many, in the order of their beginnings.
     async fn spans(&self, trace: &str, n: usize) -> Vec<Span> {
         eventually("the spans", PATIENCE, || async {
-            let all = self.0.lock().unwrap().clone();
-            let mut spans: Vec<Span> = all
-                .into_iter()
-                .filter(|it| hex(&it.trace_id) == trace)
-                .collect();
-            spans.sort_by_key(|it| (it.start_time_unix_nano, it.kind));
+            let spans = self.now(trace);
             (spans.len() >= n).then_some(spans.clone()).ok_or(spans)
         })
         .await
+    }
+
+    /// The spans of a trace that have come.
+    fn now(&self, trace: &str) -> Vec<Span> {
+        let mut spans = self.0.lock().unwrap().clone();
+        spans.retain(|it| hex(&it.trace_id) == trace);
+        spans.sort_by_key(|it| (it.start_time_unix_nano, it.kind));
+        spans
     }
 }
 
@@ -157,9 +160,20 @@ async fn an_event_has_spans_from_its_publisher_to_its_receiver() {
     let spans = collector.spans(&own_trace, 2).await;
     assert!(spans[0].parent_span_id.is_empty());
     assert_eq!(spans[1].parent_span_id, spans[0].span_id);
-    // What is on its way is sent before the end.
-    assert!(server.terminate().await.success());
     assert_eq!(collector.spans(TRACE, 3).await.len(), 3);
+    // What is on its way is sent before the end.
+    publish(&channel, "acme", vec![event("4", "a.b", "{}")])
+        .await
+        .unwrap();
+    let last = eventually("the last", PATIENCE, || async {
+        let received = receiver.received_at("hook");
+        let last = received.into_iter().find(|it| it.json()["id"] == "4");
+        last.ok_or(())
+    })
+    .await;
+    let last_trace = &last.headers["traceparent"].to_str().unwrap()[3..35];
+    assert!(server.terminate().await.success());
+    assert_eq!(collector.now(last_trace).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     core::{Attempt, Finished},
     journal::{Journal, StoredEvent},
-    spans::Tracing,
+    spans::{Said, Tracing},
 };
 
 /// Makes attempts.
@@ -102,7 +102,10 @@ impl Caller {
         };
         let number = attempt.progress.attempts + 1;
         let started = self.clock.now();
-        let span = (self.tracing.of(&event, &stored), rand::random());
+        let said = Said {
+            trace: self.tracing.of(&event, &stored),
+            span_id: rand::random(),
+        };
         let headers = request::headers(
             subscription,
             &body,
@@ -110,8 +113,8 @@ impl Caller {
                 webhook_id: stored.webhook_id,
                 delivery: attempt.delivery,
                 number,
-                trace: span.0,
-                span_id: span.1,
+                trace: said.trace,
+                span_id: said.span_id,
                 now: self.clock.signing_time(),
             },
         );
@@ -127,10 +130,10 @@ impl Caller {
             .await;
         let verdict = judge(&exchange, subscription, started);
         let record = record(number, started, &exchange, &verdict);
-        let time = (started, started + exchange.duration);
         let name = subscription.name.subscription.as_str();
+        let duration = exchange.duration;
         self.tracing
-            .attempted(span, &stored, attempt.delivery, name, &record, time);
+            .attempted(said, &stored, attempt.delivery, name, &record, duration);
         Completed {
             finished: Finished {
                 status: exchange.result.as_ref().ok().map(|it| it.status),

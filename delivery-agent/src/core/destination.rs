@@ -1,7 +1,9 @@
 //! A destination: an address of the public internet, whatever names lead there. Who owns a name owns all names below it
 //! and points them where it likes, so a thousand endpoints may be one victim. Attempts to one address are bounded here,
 //! over all tenants and names, but for receivers that are proven: who takes what it is sent has asked for it, and does
-//! not suffer from others that some provider has put behind the same address.
+//! not suffer from others that some provider has put behind the same address. Those who are not proven wait in the order in
+//! which they came, whoever they are. A name whose address is not known yet does not count: what is new has a lane of its
+//! own, which is bounded.
 //!
 //! **Invariants:** attempts in flight to an address of receivers that are not proven ≤ the bound; who waits for a
 //! destination waits for attempts in flight there. With the last of them nobody waits any more and nothing is kept of it.

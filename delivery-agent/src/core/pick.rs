@@ -262,8 +262,12 @@ impl Core {
     /// Lets one go on who waits for a budget.
     pub(super) fn wake_budget(&mut self, now: Timestamp) {
         while let Some(woken) = self.budgets.waiters.pop_front() {
+            let spot = self.spot(woken);
             if self.wake(woken, now) {
                 return;
+            }
+            if let Some(spot) = spot {
+                self.wake_behind(spot, now);
             }
         }
     }

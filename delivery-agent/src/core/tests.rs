@@ -835,6 +835,27 @@ fn who_ends_or_goes_elsewhere_as_its_turn_comes_leaves_it_to_the_next() {
 }
 
 #[test]
+fn who_is_suspended_while_it_waits_for_a_budget_leaves_its_turn_to_the_next() {
+    let mut rig = Rig::with(Core::new(40, 1));
+    rig.accept(A, 1);
+    rig.commands();
+    rig.finish(1, unreachable());
+    rig.core.handle_ended(A, rig.now);
+    rig.accept(name(0), 2);
+    rig.accept(name(1), 3);
+    rig.endpoint = "https://other.example:443".to_owned();
+    rig.accept(B, 4);
+    assert_eq!(rig.started(), [4], "which takes the budget");
+    rig.endpoint = ENDPOINT.to_owned();
+    rig.advance(Duration::from_secs(5));
+    assert_eq!(rig.started(), NONE, "the first would be the probe");
+    rig.suspended = true;
+    rig.tell(name(0));
+    rig.finish(4, Verdict::Delivered);
+    assert_eq!(rig.started(), [3], "the probe");
+}
+
+#[test]
 fn what_waits_for_an_address_ends_with_its_time_to_live() {
     let mut rig = Rig::with(Core::new(8, u64::MAX));
     let first = rig.meet(2, Some(VICTIM));

@@ -63,7 +63,7 @@ impl Account {
     /// An event was accepted.
     pub(super) fn accepted(&self, event: &Arc<StoredEvent>) {
         if event.origin != Origin::Parked {
-            self.metrics.accepted();
+            self.metrics.accepted(event);
             self.tracing.accepted(event, self.clock.now());
             self.history.accepted(Arc::clone(event));
         }

@@ -97,6 +97,8 @@ pub struct Stats {
     pub waiting_bytes: u64,
     /// Free bytes of the disk when it was last looked at.
     pub free_bytes: u64,
+    /// With fewer, no event is taken.
+    pub min_free_bytes: u64,
     /// The number of the next event.
     pub next_seq: u64,
 }
@@ -334,6 +336,7 @@ impl Journal {
             n_lingering: self.shared.lingering.n_deliveries(),
             waiting_bytes: self.shared.inbox.waiting_bytes() as u64,
             free_bytes: self.shared.room.free(),
+            min_free_bytes: self.shared.room.min(),
             ..Stats::default()
         };
         self.shared.index.add_to(&mut stats);

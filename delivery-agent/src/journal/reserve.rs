@@ -40,6 +40,8 @@ pub(super) struct Reserve {
     dir: PathBuf,
     database_dirs: Vec<PathBuf>,
     is_held: bool,
+    /// It was said already.
+    is_failing: bool,
     looked: Timestamp,
 }
 
@@ -101,6 +103,7 @@ impl Reserve {
             dir: config.dir.clone(),
             database_dirs: config.database_dirs.clone(),
             is_held: false,
+            is_failing: false,
             looked: Timestamp(0),
         }
     }
@@ -119,9 +122,13 @@ impl Reserve {
         room.look();
         // A start that was refused, because this process runs, may have given it up.
         self.is_held &= path(&self.dir, FILES - 1).exists();
-        if let Err(error) = self.adjust(room) {
+        let adjusted = self.adjust(room);
+        if let Err(error) = &adjusted
+            && !self.is_failing
+        {
             tracing::warn!(%error, "cannot keep a reserve of the disk");
         }
+        self.is_failing = adjusted.is_err();
         // One that could not write once takes nothing any more. A start mends that, and has the reserve.
         Ok(database.persist(PersistMode::Buffer)?)
     }
@@ -146,12 +153,17 @@ impl Reserve {
                 room.look();
             }
         }
+        let mut allocated = Ok(());
         for dir in &self.database_dirs {
-            if room.free() >= room.min() + DATABASE_LOG && allocate_log(dir)? {
-                room.look();
+            if room.free() >= room.min() + DATABASE_LOG {
+                match allocate_log(dir) {
+                    Ok(true) => room.look(),
+                    Ok(false) => {}
+                    Err(error) => allocated = Err(error),
+                }
             }
         }
-        Ok(())
+        allocated
     }
 
     /// Whether there was room for all of it.

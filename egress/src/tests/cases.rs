@@ -131,7 +131,9 @@ fn a_destination_is_an_address_of_the_public_internet_however_it_is_called() {
     };
     for (address, expected) in [
         ("93.184.215.14", Some("93.184.215.14")),
-        ("2606:2800::1", Some("2606:2800::1")),
+        ("2606:2800::1", Some("2606:2800::")),
+        ("2606:2800::ffff:1:2:3", Some("2606:2800::")),
+        ("2606:2800:0:1::1", Some("2606:2800:0:1::")),
         ("64:ff9b::5db8:d70e", Some("93.184.215.14")),
         ("64:ff9b::a00:1", None),
         ("10.0.0.1", None),

@@ -20,7 +20,7 @@ use super::methods::Place;
 use crate::status::ApiError;
 
 /// As large as the largest message that a service takes.
-const MAX_MESSAGE_BYTES: usize = 9 << 20;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 9 << 20;
 /// A flag and a length.
 const HEAD_BYTES: usize = 5;
 
