@@ -808,13 +808,7 @@ fn a_place_is_not_kept_for_one_whose_endpoint_moves_as_its_turn_comes() {
 #[test]
 fn who_ends_or_goes_elsewhere_as_its_turn_comes_leaves_it_to_the_next() {
     for ends in [true, false] {
-        let mut rig = Rig::with(Core::new(1, u64::MAX));
-        rig.accept(A, 1);
-        rig.commands();
-        rig.finish(1, unreachable());
-        rig.core.handle_ended(A, rig.now);
-        rig.accept(name(0), 2);
-        rig.accept(name(1), 3);
+        let mut rig = Rig::out_of_reach(Core::new(1, u64::MAX));
         rig.endpoint = "https://other.example:443".to_owned();
         rig.accept(B, 4);
         assert_eq!(rig.started(), [4], "the only permit");
@@ -836,13 +830,7 @@ fn who_ends_or_goes_elsewhere_as_its_turn_comes_leaves_it_to_the_next() {
 
 #[test]
 fn who_is_suspended_while_it_waits_for_a_budget_leaves_its_turn_to_the_next() {
-    let mut rig = Rig::with(Core::new(40, 1));
-    rig.accept(A, 1);
-    rig.commands();
-    rig.finish(1, unreachable());
-    rig.core.handle_ended(A, rig.now);
-    rig.accept(name(0), 2);
-    rig.accept(name(1), 3);
+    let mut rig = Rig::out_of_reach(Core::new(40, 1));
     rig.endpoint = "https://other.example:443".to_owned();
     rig.accept(B, 4);
     assert_eq!(rig.started(), [4], "which takes the budget");
@@ -915,6 +903,18 @@ impl Rig {
             rate: None,
             n_published: 0,
         }
+    }
+
+    /// Deliveries 2 and 3, of two subscriptions, wait for their endpoint.
+    fn out_of_reach(core: Core) -> Self {
+        let mut rig = Self::with(core);
+        rig.accept(A, 1);
+        rig.commands();
+        rig.finish(1, unreachable());
+        rig.core.handle_ended(A, rig.now);
+        rig.accept(name(0), 2);
+        rig.accept(name(1), 3);
+        rig
     }
 
     fn settings(&self) -> Settings {
