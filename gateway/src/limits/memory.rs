@@ -6,8 +6,10 @@ use std::{fs, path::Path};
 
 /// What all budgets together are made for.
 const FULL: u64 = 1 << 30;
-/// What the largest requests need, whatever there is.
-const LEAST: u64 = 128 << 20;
+/// What the process needs beside the budgets, whatever they are.
+const BESIDE: u64 = 128 << 20;
+/// With less the largest requests would find no room, so budgets are made for that whatever there is.
+const LEAST: u64 = 240 << 20;
 /// Where control groups are, and the name of their limit, by what their line in `/proc/self/cgroup` begins with.
 const GROUPS: [(&str, &str, &str); 2] = [
     (":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
@@ -54,8 +56,8 @@ impl Memory {
     /// What becomes of a budget.
     #[must_use]
     pub fn share(self, budget: usize) -> usize {
-        let bytes = u128::from(self.bytes.clamp(LEAST, FULL));
-        let share = budget as u128 * bytes / u128::from(FULL);
+        let bytes = self.bytes.clamp(LEAST, FULL) - BESIDE;
+        let share = budget as u128 * u128::from(bytes) / u128::from(FULL - BESIDE);
         usize::try_from(share).unwrap_or(budget).max(1)
     }
 }
@@ -76,7 +78,7 @@ mod tests {
         let of = |bytes| Memory::of(bytes).share(64 << 20);
         assert_eq!(of(u64::MAX), 64 << 20);
         assert_eq!(of(FULL), 64 << 20);
-        assert_eq!(of(FULL / 4), 16 << 20);
+        assert_eq!(of(BESIDE + (FULL - BESIDE) / 4), 16 << 20);
         assert_eq!(
             of(0),
             8 << 20,
