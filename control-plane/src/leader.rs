@@ -69,11 +69,10 @@ impl Leadership {
             Some(held) if now.since(held.renewed) < PERIOD => Ok(true),
             Some(held) => match self.store.keep_alive(held.lease).await {
                 Ok(_) => {
-                    self.until.store((now + LIFE).0, Ordering::Relaxed);
-                    self.held = Some(Held {
+                    self.hold(Some(Held {
                         renewed: now,
                         ..held
-                    });
+                    }));
                     Ok(true)
                 }
                 Err(Error::LeaseLost(_)) => {
@@ -95,20 +94,27 @@ impl Leadership {
 
     /// The right is somebody else's by now.
     pub(crate) fn lose(&mut self) {
-        if self.held.take().is_some() {
-            self.until.store(0, Ordering::Relaxed);
+        if self.held.is_some() {
+            self.hold(None);
             tracing::warn!(id = self.id, "another control plane places slots now");
         }
     }
 
     /// Gives the right to whoever is next, at once.
     pub(crate) async fn resign(mut self) {
-        if let Some(held) = self.held.take() {
-            self.until.store(0, Ordering::Relaxed);
-            if let Err(error) = self.store.revoke(held.lease).await {
-                tracing::debug!(%error, "could not resign; the lease ends by itself");
-            }
+        let held = self.held;
+        self.hold(None);
+        if let Some(held) = held
+            && let Err(error) = self.store.revoke(held.lease).await
+        {
+            tracing::debug!(%error, "could not resign; the lease ends by itself");
         }
+    }
+
+    fn hold(&mut self, held: Option<Held>) {
+        let until = held.map_or(0, |it| (it.renewed + LIFE).0);
+        self.until.store(until, Ordering::Relaxed);
+        self.held = held;
     }
 
     async fn campaign(&mut self, now: Timestamp) -> Result<bool, Error> {
@@ -119,12 +125,11 @@ impl Leadership {
         match self.store.commit(txn).await {
             Ok(Outcome::Committed(revision)) => {
                 tracing::info!(id = self.id, "places slots from now on");
-                self.until.store((now + LIFE).0, Ordering::Relaxed);
-                self.held = Some(Held {
+                self.hold(Some(Held {
                     lease,
                     revision,
                     renewed: now,
-                });
+                }));
                 Ok(true)
             }
             Ok(Outcome::Conflict) => {

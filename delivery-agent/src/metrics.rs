@@ -53,7 +53,7 @@ impl Metrics {
             attempts: meter
                 .f64_histogram("hookfleet.attempt.duration")
                 .with_unit("s")
-                .with_description("Attempts, with what is read of the answer; those that fail at once because a target is not allowed take a tenth of a second.")
+                .with_description("Attempts, with the time to read what is kept of the answer.")
                 .with_boundaries(ATTEMPT_BOUNDARIES.to_vec())
                 .build(),
             deliveries: meter
@@ -63,7 +63,9 @@ impl Metrics {
             latency: meter
                 .f64_histogram("hookfleet.delivery.latency")
                 .with_unit("s")
-                .with_description("From when the event was accepted until its receiver has taken it.")
+                .with_description(
+                    "From when the event was accepted until its receiver has taken it.",
+                )
                 .with_boundaries(LATENCY_BOUNDARIES.to_vec())
                 .build(),
         }

@@ -12,7 +12,10 @@ use hookfleet_contract::{
 use hookfleet_proto::v1;
 use tokio::task::spawn_blocking;
 
-use crate::journal::{Origin, StoredEvent};
+use crate::{
+    clock::Clock,
+    journal::{Origin, StoredEvent},
+};
 
 /// What happened between two moments.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +95,7 @@ impl Tracing {
     }
 
     /// An event was published, is durable, and its deliveries begin.
-    pub(crate) fn accepted(&self, stored: &StoredEvent, now: Timestamp) {
+    pub(crate) fn accepted(&self, stored: &StoredEvent, clock: Clock) {
         let Some(sink) = self
             .sink
             .as_ref()
@@ -112,7 +115,7 @@ impl Tracing {
                 name: "accept",
                 is_call: false,
                 start: stored.accept_time,
-                end: now,
+                end: clock.now(),
                 labels: vec![
                     ("hookfleet.tenant", Label::Text(stored.tenant.to_string())),
                     (

@@ -25,8 +25,9 @@ use prost_reflect::DescriptorPool;
 use tonic::Status;
 
 use crate::{
-    auth::{layer::is_grpc, ownership::MAX_MESSAGE_BYTES},
+    auth::layer::is_grpc,
     limits::{memory::Memory, patience::BodyPace},
+    message::{self, HEAD_BYTES},
     status::ApiError,
 };
 
@@ -34,12 +35,10 @@ use crate::{
 const MAX_BYTES: usize = 128 << 20;
 /// When to come back: about as long as it takes to store what is here.
 const PAUSE: Duration = Duration::from_millis(250);
-/// The flag and the length before a message of gRPC.
-const HEAD_BYTES: usize = 5;
 /// A request may take so many times the room of what has arrived.
 const AHEAD: usize = 4;
 /// Who says more is refused by whoever reads it, with better reason.
-const MAX_SAID: usize = MAX_MESSAGE_BYTES + HEAD_BYTES;
+const MAX_SAID: usize = message::MAX_BYTES + HEAD_BYTES;
 
 /// The room for requests; cheap to clone.
 #[derive(Clone, Debug)]
@@ -92,7 +91,7 @@ impl Intake {
         let is_grpc = is_grpc(request.headers());
         request.map(|body| {
             Body::new(Metered {
-                said: body.size_hint().exact().and_then(usize_of),
+                said: exact_bytes(&body),
                 body,
                 pace: BodyPace::new(),
                 used: Arc::clone(&self.used),
@@ -111,7 +110,7 @@ impl Metered {
     /// Takes room for what has arrived, and for what is said to come. Whether there is any.
     fn take(&mut self, data: &Bytes) -> bool {
         if self.n_read == 0 && self.is_grpc && self.said.is_none() {
-            self.said = message_bytes(data);
+            self.said = message::head(data).map(|it| it.length.saturating_add(HEAD_BYTES));
         }
         self.n_read += data.len();
         let said = self.said.filter(|&it| it <= MAX_SAID).unwrap_or(0);
@@ -128,14 +127,9 @@ impl Metered {
     }
 }
 
-/// How many bytes a message of gRPC has, with its head.
-fn message_bytes(data: &[u8]) -> Option<usize> {
-    let [_flag, length @ ..] = *data.first_chunk::<HEAD_BYTES>()?;
-    usize_of(u64::from(u32::from_be_bytes(length)) + HEAD_BYTES as u64)
-}
-
-fn usize_of(n_bytes: u64) -> Option<usize> {
-    usize::try_from(n_bytes).ok()
+/// What `content-length` says.
+fn exact_bytes(body: &Body) -> Option<usize> {
+    usize::try_from(body.size_hint().exact()?).ok()
 }
 
 impl HttpBody for Metered {

@@ -24,6 +24,7 @@ mod idempotency;
 mod intake;
 pub mod limits;
 pub mod listener;
+mod message;
 pub mod metrics;
 mod openapi;
 pub mod page;

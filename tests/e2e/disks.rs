@@ -96,8 +96,7 @@ async fn a_stuck_disk_makes_publishers_wait_and_no_memory_grow() {
     let waits = publish(&channel, "acme", vec![event("small", "a.b", "{}")]);
     assert!(timeout(Duration::from_millis(500), waits).await.is_err());
     eventually("a call that was given up", PATIENCE, || async {
-        let measured = Http::to(server.address).get("/metrics").await;
-        let text = String::from_utf8(measured.body.to_vec()).unwrap();
+        let text = Http::to(server.address).get("/metrics").await.text();
         let given_up = "duration_seconds_count{code=\"CANCELLED\",method=\"hookfleet.v1.PublisherService/Publish\"}";
         text.contains(given_up).then_some(()).ok_or(text)
     })

@@ -146,8 +146,7 @@ async fn nobody_gets_in_without_a_key_and_a_tenant_sees_its_own_only() {
     };
     assert_eq!(metrics(&key).await.status, 403);
     let operator = std::fs::read_to_string(&first_key).unwrap();
-    let measured = metrics(operator.trim()).await;
-    let text = String::from_utf8(measured.body.to_vec()).unwrap();
+    let text = metrics(operator.trim()).await.text();
     // Those who were not let in are counted.
     for code in ["401", "UNAUTHENTICATED"] {
         let answers = format!("hookfleet_answers_total{{code=\"{code}\"}}");

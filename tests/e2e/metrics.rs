@@ -18,7 +18,7 @@ async fn scrape(server: &Process) -> BTreeMap<String, f64> {
     let answer = Http::to(server.address).get("/metrics").await;
     assert_eq!(answer.status, 200);
     assert!(answer.header("content-type").starts_with("text/plain"));
-    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    let text = answer.text();
     let lines = text.lines().filter(|it| !it.starts_with('#'));
     let series = lines.map(|it| it.rsplit_once(' ').expect("a name and a value"));
     series

@@ -46,22 +46,9 @@ fn poison() -> Vec<(&'static str, bool, CloudEvent)> {
         })
     };
     let subject = |text: String| with("subject", Attr::CeString(text));
-    let json = |text: String| {
-        let mut it = with(
-            "datacontenttype",
-            Attr::CeString("application/json".to_owned()),
-        );
-        it.data = Some(Data::TextData(text));
-        it
-    };
-    let raw = |bytes: &'static [u8]| {
-        let mut it = with(
-            "datacontenttype",
-            Attr::CeString("application/json".to_owned()),
-        );
-        it.data = Some(Data::BinaryData(bytes.to_vec().into()));
-        it
-    };
+    let data = |data: Data| of(&move |it| it.data = Some(data.clone()));
+    let json = |text: String| data(Data::TextData(text));
+    let raw = |bytes: &'static [u8]| data(Data::BinaryData(bytes.to_vec().into()));
     vec![
         (
             "a NUL in the id",

@@ -1,6 +1,7 @@
 //! Spans of an event's way, as a collector of OpenTelemetry gets them: from the publisher's to the receiver's.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -104,11 +105,7 @@ fn traced(id: &str, flags: &str) -> CloudEvent {
 async fn an_event_has_spans_from_its_publisher_to_its_receiver() {
     let dir = tempfile::tempdir().unwrap();
     let (collector, endpoint) = Collector::start().await;
-    let mut command = hookfleet();
-    command.arg("standalone").arg("--data-dir").arg(dir.path());
-    command.env("HOOKFLEET_OTLP_ENDPOINT", endpoint);
-    command.env("HOOKFLEET_TRACE_SHARE", "1");
-    let server = Process::start(command, "127.0.0.1:0");
+    let server = standalone(dir.path(), &endpoint);
     let channel = server.channel();
     let receiver = Receiver::start().await;
     receiver.answer_with("hook", |_, n_before| {
@@ -176,15 +173,17 @@ async fn an_event_has_spans_from_its_publisher_to_its_receiver() {
     assert_eq!(collector.now(last_trace).len(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_away_delays_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+/// A server of which every event is recorded.
+fn standalone(data_dir: &Path, collector: &str) -> Process {
     let mut command = hookfleet();
-    command.arg("standalone").arg("--data-dir").arg(dir.path());
-    // Nobody listens there.
-    command.env("HOOKFLEET_OTLP_ENDPOINT", "http://127.0.0.77:1");
+    command.arg("standalone").arg("--data-dir").arg(data_dir);
+    command.env("HOOKFLEET_OTLP_ENDPOINT", collector);
     command.env("HOOKFLEET_TRACE_SHARE", "1");
-    let server = Process::start(command, "127.0.0.1:0");
+    Process::start(command, "127.0.0.1:0")
+}
+
+/// More events than there is room for spans are delivered, whatever the collector does.
+async fn floods(server: &Process) {
     let channel = server.channel();
     let receiver = Receiver::start().await;
     create_tenant_in_force(&channel, "acme").await;
@@ -198,10 +197,30 @@ async fn a_collector_that_is_away_delays_nothing() {
         (n == 10_000).then_some(()).ok_or(n)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_is_away_delays_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody listens there.
+    let server = standalone(dir.path(), "http://127.0.0.77:1");
+    floods(&server).await;
     assert_eq!(
         server.n_logged("spans cannot be sent"),
         1,
         "and says so once"
     );
     assert!(server.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_hangs_delays_nothing_and_no_end() {
+    let dir = tempfile::tempdir().unwrap();
+    // It is connected to, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let collector = format!("http://{}", silent.local_addr().unwrap());
+    let server = standalone(dir.path(), &collector);
+    floods(&server).await;
+    assert!(server.terminate().await.success());
+    silent.accept().await.expect("it was called");
 }

@@ -72,6 +72,11 @@ impl Answer {
         value.map_or("", |it| it.to_str().expect("text"))
     }
 
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).unwrap_or_else(|_| panic!("not text: {self:?}"))
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))

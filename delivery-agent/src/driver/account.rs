@@ -64,7 +64,7 @@ impl Account {
     pub(super) fn accepted(&self, event: &Arc<StoredEvent>) {
         if event.origin != Origin::Parked {
             self.metrics.accepted(event);
-            self.tracing.accepted(event, self.clock.now());
+            self.tracing.accepted(event, self.clock);
             self.history.accepted(Arc::clone(event));
         }
     }

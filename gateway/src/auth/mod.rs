@@ -11,7 +11,7 @@ pub mod key;
 pub mod keyring;
 pub(crate) mod layer;
 pub mod methods;
-pub(crate) mod ownership;
+mod ownership;
 pub mod principal;
 pub mod scope;
 pub mod token;

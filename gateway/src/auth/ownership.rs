@@ -17,12 +17,10 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use tonic::Status;
 
 use super::methods::Place;
-use crate::status::ApiError;
-
-/// As large as the largest message that a service takes.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 9 << 20;
-/// A flag and a length.
-const HEAD_BYTES: usize = 5;
+use crate::{
+    message::{self, HEAD_BYTES, Head},
+    status::ApiError,
+};
 
 /// The body of a gRPC request whose messages are looked at.
 pub(crate) struct Owned {
@@ -49,17 +47,20 @@ impl Owned {
 
     /// The next message with its head, if it is here whole.
     fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let Some(head) = self.held.first_chunk::<HEAD_BYTES>() else {
+        let Some(Head {
+            is_compressed,
+            length,
+        }) = message::head(&self.held)
+        else {
             return Ok(None);
         };
-        let [flag, length @ ..] = *head;
-        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        if flag != 0 {
+        if is_compressed {
             let description = "compressed messages are not taken";
             return Err(ApiError::invalid_field("", description));
         }
-        if length > MAX_MESSAGE_BYTES {
-            let description = format!("a message may have {MAX_MESSAGE_BYTES} bytes");
+        if length > message::MAX_BYTES {
+            let max = message::MAX_BYTES;
+            let description = format!("a message may have {max} bytes");
             return Err(ApiError::invalid_field("", description));
         }
         if self.held.len() < HEAD_BYTES + length {
